@@ -1,0 +1,32 @@
+# `make demo` and `make test` do all the set-up they need. Everything runs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EPOCHS),--epochs $(EPOCHS))
+
+.PHONY: demo test check gpu clean
+
+demo: $(STAMP)
+	$(BIN)/recgpt demo $(DEMO_ARGS)
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# torch first and by itself: the pinned version takes the CPU build where pip is offered one.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"recgpt needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,client,train,export,serve,bench,dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) artifacts

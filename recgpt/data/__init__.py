@@ -1,0 +1,1 @@
+"""Reading interactions, splitting them, and making some where there are none."""

@@ -1,0 +1,68 @@
+"""Files that are either wholly written or not at all, and hashes to know them by."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from recgpt.errors import OutputError
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` and moves it there when the block ends well.
+
+    Works for a file and for a folder (the block makes either at the temporary path). If the block raises, ``path`` is
+    what it was before and nothing temporary is left.
+
+    Raises:
+        OutputError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    with _writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        with _writing(path):
+            temporary = scratch / path.name
+            yield temporary
+            _swap(temporary, path, scratch / "previous")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _swap(temporary: Path, path: Path, previous: Path) -> None:
+    if not path.is_dir():
+        os.replace(temporary, path)
+        return
+    # A folder cannot be replaced in one step; the old one is put back if the second step fails.
+    os.rename(path, previous)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(previous, path)
+        raise
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OutputError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OutputError(
+            f"cannot write {path}: {reason}. Nothing was changed; choose a writable folder with enough free space"
+        ) from error

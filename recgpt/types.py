@@ -1,0 +1,169 @@
+"""What goes into a recall and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recgpt.errors import QuotaError, RequestError
+
+ItemId = int | str
+UserId = int | str
+
+Int64Array = NDArray[np.int64]
+Float32Array = NDArray[np.float32]
+
+BEHAVIOUR = 0
+PROMPT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallRequest:
+    """One user's request, in the user's own ids.
+
+    Attributes:
+        history: item ids, oldest first; empty or wholly unknown is allowed and gets popular items.
+        user_id: None, or an id the model was not trained on, means the shared user vector.
+        segments: one entry a history item, 0 = behaviour, 1 = prompt (generated, or shown and not clicked);
+            None = all 0.
+        k: how many items to recall.
+        quotas: items to take from each interest, in step order; positive, summing to k. None = the bundle's default.
+        filter_seen: never return an item of the history.
+
+    Raises:
+        RequestError: a field has the wrong type, shape or range.
+        QuotaError: the quotas do not fit k.
+    """
+
+    history: Sequence[ItemId]
+    user_id: UserId | None = None
+    segments: Sequence[int] | None = None
+    k: int = 10
+    quotas: Sequence[int] | None = None
+    filter_seen: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "history", _history_tuple(self.history))
+        if self.user_id is not None:
+            object.__setattr__(self, "user_id", _plain_id(self.user_id, "user_id"))
+        if not _is_whole(self.k) or self.k < 1:
+            raise RequestError(f"k = {self.k!r}: expected a whole number of at least 1")
+        object.__setattr__(self, "k", int(self.k))
+        if self.segments is not None:
+            object.__setattr__(self, "segments", _segments_tuple(self.segments, len(self.history)))
+        if self.quotas is not None:
+            object.__setattr__(self, "quotas", check_quotas(self.quotas, self.k))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColdStart:
+    """Which cold-start rules an answer is owed to.
+
+    Attributes:
+        shared_user: the user was not given or is unknown, so the shared user vector was used.
+        num_unknown_items: history items that are not in the catalogue and were dropped.
+        popular: nothing of the history was left, so the items are the most popular unseen ones.
+    """
+
+    shared_user: bool
+    num_unknown_items: int
+    popular: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where the time of one call went, in nanoseconds; the requests of one ``recall_many`` share it.
+
+    Attributes:
+        encode_ns: ids to rows, padding.
+        interests_ns: the model; over gRPC this includes the network and the server's queue.
+        search_ns: the item index.
+        merge_ns: quotas, seen filter, rows back to ids.
+        total_ns: the whole call.
+    """
+
+    encode_ns: int
+    interests_ns: int
+    search_ns: int
+    merge_ns: int
+    total_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """The recalled items of one request, best first within each step.
+
+    Attributes:
+        item_ids: k distinct item ids.
+        scores: (k,) float32, inner product of the step's interest with the item's vector; for popular items, how often
+            the item occurs in the training data.
+        steps: (k,) int64, the step (1..J) whose interest found the item; 0 for popular items.
+        generated_ids: the items generated between the steps, J - 1 of them.
+        cold_start: which cold-start rules applied.
+        timings: of the call that the request was part of.
+    """
+
+    item_ids: tuple[ItemId, ...]
+    scores: Float32Array
+    steps: Int64Array
+    generated_ids: tuple[ItemId, ...] = ()
+    cold_start: ColdStart
+    timings: Timings = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+
+def check_quotas(quotas: Sequence[int], k: int) -> tuple[int, ...]:
+    """Returns the quotas as a tuple; QuotaError unless they are positive whole numbers that sum to k."""
+    values = _as_tuple(quotas)
+    if not values:
+        raise QuotaError(f"quotas = {quotas!r}: expected one positive whole number an interest, such as ({k},)")
+    if not all(_is_whole(quota) and quota >= 1 for quota in values):
+        raise QuotaError(f"quotas = {values!r}: expected positive whole numbers")
+    if sum(values) != k:
+        raise QuotaError(f"quotas = {values!r} sum to {sum(values)}; expected k = {k}")
+    return tuple(int(quota) for quota in values)
+
+
+def _history_tuple(history: Any) -> tuple[ItemId, ...]:
+    if isinstance(history, np.ndarray) and history.ndim != 1:
+        raise RequestError(f"history has shape {history.shape}; expected one dimension: item ids, oldest first")
+    values = _as_tuple(history)
+    if values is None:
+        raise RequestError(f"history is a {type(history).__name__}; expected a sequence of item ids, oldest first")
+    return tuple(_plain_id(item, f"history[{position}]") for position, item in enumerate(values))
+
+
+def _plain_id(value: Any, what: str) -> ItemId:
+    if isinstance(value, str):
+        return str(value)
+    if _is_whole(value):
+        return int(value)
+    raise RequestError(
+        f"{what} = {value!r} is a {type(value).__name__}; expected an int or a str, as in the training data"
+    )
+
+
+def _segments_tuple(segments: Any, length: int) -> tuple[int, ...]:
+    values = _as_tuple(segments)
+    if values is None or len(values) != length:
+        raise RequestError(f"segments = {segments!r}: expected {length} values, one a history item")
+    if not all(_is_whole(value) and value in (BEHAVIOUR, PROMPT) for value in values):
+        raise RequestError(f"segments = {segments!r}: expected 0 (behaviour) or 1 (prompt) for each history item")
+    return tuple(int(value) for value in values)
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...] | None:
+    """The entries of a sequence or of an array of one dimension; None for anything else, a string included."""
+    if isinstance(values, np.ndarray):
+        return tuple(values.tolist()) if values.ndim == 1 else None
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else None
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
