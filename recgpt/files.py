@@ -18,10 +18,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside ``path`` and moves it there when the block ends well.
 
     Works for a file and for a folder (the block makes either at the temporary path). If the block raises, ``path`` is
-    what it was before and nothing temporary is left.
+    what it was before and nothing temporary is left. A file replaces a file only, a folder a folder only.
 
     Raises:
-        OutputError: the folder cannot be written, or the disk is full.
+        OutputError: the folder cannot be written, the disk is full, or something of another kind stands at ``path``.
     """
     path = Path(path)
     with _writing(path):
@@ -43,6 +43,9 @@ def sha256(path: Path) -> str:
 
 
 def _swap(temporary: Path, path: Path, previous: Path) -> None:
+    kind = "folder" if temporary.is_dir() else "file"
+    if path.exists() and not (path.is_dir() if kind == "folder" else path.is_file()):
+        raise OutputError(f"cannot write {path}: it exists and is no {kind}; choose another name")
     if not path.is_dir():
         os.replace(temporary, path)
         return

@@ -1,0 +1,34 @@
+"""Exports a checkpoint to a bundle of ONNX graphs, checks it against PyTorch, and fills triton_models/.
+
+python export/to_onnx.py ckpt.pt [--out BUNDLE]
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from recgpt.cli import console, run_script, show_parity
+from recgpt.graphs.export import ONNX, export_bundle
+from recgpt.model.checkpoint import load_checkpoint
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+REPOSITORY = Path(__file__).resolve().parents[1] / "triton_models"
+
+
+@app.command()
+def to_onnx(
+    checkpoint: Annotated[Path, typer.Argument(help="What recgpt train wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = Path("artifacts/bundle"),
+    model_repository: Annotated[Path, typer.Option(help="Triton's model repository.")] = REPOSITORY,
+) -> None:
+    """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
+    report = export_bundle(load_checkpoint(checkpoint), out, ONNX, model_repository=model_repository, say=console.print)
+    show_parity(report)
+    console.print(f"wrote [bold]{out}[/bold] and [bold]{model_repository}[/bold]")
+
+
+if __name__ == "__main__":
+    run_script(app)

@@ -1,0 +1,159 @@
+"""The contract between recall and whatever runs the graphs: numpy in, numpy out.
+
+Implementations: eager PyTorch (the reference), ONNX Runtime in process, Triton over gRPC. All are held to one contract
+test suite.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from recgpt.errors import RequestError
+from recgpt.types import Float32Array, Int64Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """Sizes of the exported model, as a backend and its callers need them."""
+
+    num_items: int
+    num_users: int
+    max_length: int
+    hidden_size: int
+    num_blocks: int
+    num_heads: int
+
+    @property
+    def head_size(self) -> int:
+        """Dh, width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tokens:
+    """A batch of token rows, as every graph takes them.
+
+    Attributes:
+        user_rows: (B,) int64, 0 = the shared user.
+        item_rows: (B, T) int64, right-padded with 0.
+        segments: (B, T) int64, 0 or 1.
+        lengths: (B,) int64. For a history: its real tokens, 1..T. For ``decode``: the tokens already cached.
+        excluded: (B, E) int64 rows that must not be generated, filled up with 0; E at least 1.
+    """
+
+    user_rows: Int64Array
+    item_rows: Int64Array
+    segments: Int64Array
+    lengths: Int64Array
+    excluded: Int64Array
+
+    def __len__(self) -> int:
+        return len(self.user_rows)
+
+    def padded(self, length: int, num_excluded: int) -> Tokens:
+        """The same tokens with history and exclusions right-padded to at least these widths."""
+        return replace(
+            self,
+            item_rows=_pad(self.item_rows, length),
+            segments=_pad(self.segments, length),
+            excluded=_pad(self.excluded, num_excluded),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepOutput:
+    """One step's answer.
+
+    Attributes:
+        interest: (B, D) float32.
+        next_rows: (B,) int64, the best item that is not excluded.
+        key_values: (B, L, 2, H, P, Dh) float32, the cache so far; real tokens come first in each row.
+    """
+
+    interest: Float32Array
+    next_rows: Int64Array
+    key_values: Float32Array
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InterestsOutput:
+    """All steps' answers.
+
+    Attributes:
+        interests: (B, J, D) float32.
+        generated_rows: (B, J) int64, the best item of each step.
+    """
+
+    interests: Float32Array
+    generated_rows: Int64Array
+
+
+class Backend(Protocol):
+    """Runs the graphs of one exported model. Safe to call from several threads."""
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes of the model."""
+
+    @property
+    def fused(self) -> frozenset[int]:
+        """The numbers of interests for which ``interests`` is available."""
+
+    def prefill(self, tokens: Tokens) -> StepOutput:
+        """First interest, best next item and cache of a batch of histories."""
+
+    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
+        """The same after S more tokens on ``past``, (B, L, 2, H, P, Dh)."""
+
+    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        """All ``num_interests`` steps at once."""
+
+    def close(self) -> None:
+        """Lets go of what the backend holds; calling it twice is harmless."""
+
+
+def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
+    """Refuses tokens that do not fit the model.
+
+    Args:
+        tokens: a batch of histories.
+        spec: the model's sizes.
+        num_steps: J; the J - 1 generated tokens need positions too.
+
+    Raises:
+        RequestError: a shape, length or row is out of range; says which.
+    """
+    batch, width = tokens.item_rows.shape
+    if tokens.segments.shape != (batch, width) or tokens.lengths.shape != (batch,) or len(tokens) != batch:
+        raise RequestError(
+            f"user_rows {tokens.user_rows.shape}, item_rows {tokens.item_rows.shape}, segments "
+            f"{tokens.segments.shape} and lengths {tokens.lengths.shape} do not belong to one "
+            "batch; expected (B,), (B, T), (B, T) and (B,)"
+        )
+    if tokens.excluded.ndim != 2 or len(tokens.excluded) != batch or tokens.excluded.shape[1] < 1:
+        raise RequestError(f"excluded has shape {tokens.excluded.shape}; expected ({batch}, E) with E of at least 1")
+    if width > spec.max_length:
+        raise RequestError(f"item_rows has {width} columns; expected at most {spec.max_length}, the model's window")
+    longest = spec.max_length - (num_steps - 1)
+    low, high = int(tokens.lengths.min(initial=1)), int(tokens.lengths.max(initial=1))
+    if low < 1 or high > min(longest, width):
+        raise RequestError(
+            f"lengths {low}..{high}: expected 1..{min(longest, width)} for {num_steps} interests in a window of "
+            f"{spec.max_length}"
+        )
+    for name, rows, highest in (
+        ("item_rows", tokens.item_rows, spec.num_items),
+        ("excluded", tokens.excluded, spec.num_items),
+        ("user_rows", tokens.user_rows, spec.num_users),
+        ("segments", tokens.segments, 1),
+    ):
+        if rows.size and (rows.min() < 0 or rows.max() > highest):
+            raise RequestError(f"{name} holds {int(rows.min())}..{int(rows.max())}; expected 0..{highest}")
+
+
+def _pad(rows: Int64Array, width: int) -> Int64Array:
+    missing = width - rows.shape[1]
+    return rows if missing <= 0 else np.pad(rows, ((0, 0), (0, missing)))

@@ -1,0 +1,120 @@
+"""The reference: plain PyTorch, and interests without any cache.
+
+``prefill`` and ``decode`` run the modules that are exported; ``interests`` recomputes the whole sequence for every step
+by ``Decoder.forward``, so that it is an oracle for all graphs that cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.tensors import (
+    check_decode,
+    check_fused,
+    decode_feeds,
+    interests_output,
+    prefill_feeds,
+    step_output,
+)
+from recgpt.backends.torch_graphs import run_graph
+from recgpt.graphs.modules import Decode, NextItem, Prefill
+from recgpt.model.decoder import Decoder
+from recgpt.signature import interests_spec
+from recgpt.types import PROMPT, Float32Array
+
+
+class EagerBackend:
+    """Runs a decoder as it is, on the device it is on. Safe to call from several threads.
+
+    Args:
+        decoder: put into eval mode; later changes of its weights show.
+        fused: the numbers of interests for which ``interests`` is offered.
+    """
+
+    def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (2, 6)) -> None:
+        self._decoder = decoder.eval()
+        self._spec = model_spec(decoder)
+        self._fused = frozenset(fused)
+        self._prefill = Prefill(decoder).eval()
+        self._decode = Decode(decoder).eval()
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes of the model."""
+        return self._spec
+
+    @property
+    def fused(self) -> frozenset[int]:
+        """The numbers of interests for which ``interests`` is available."""
+        return self._fused
+
+    def prefill(self, tokens: Tokens) -> StepOutput:
+        """See ``Backend.prefill``; RequestError if the tokens do not fit."""
+        check_tokens(tokens, self._spec, num_steps=1)
+        return step_output(run_graph(self._prefill, self._prefill.spec, prefill_feeds(tokens), self._device()))
+
+    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
+        """See ``Backend.decode``; RequestError if tokens or cache do not fit."""
+        check_decode(tokens, past, self._spec)
+        return step_output(run_graph(self._decode, self._decode.spec, decode_feeds(tokens, past), self._device()))
+
+    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        """See ``Backend.interests``; every step recomputes everything. RequestError if the tokens do not fit."""
+        check_fused(num_interests, self._fused)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        module = _Recompute(self._decoder, num_interests)
+        feeds = prefill_feeds(tokens)
+        return interests_output(run_graph(module, interests_spec(num_interests), feeds, self._device()))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _device(self) -> torch.device:
+        return self._decoder.item_matrix.device
+
+
+def model_spec(decoder: Decoder) -> ModelSpec:
+    """Sizes of a decoder."""
+    config = decoder.config
+    return ModelSpec(
+        num_items=decoder.num_items,
+        num_users=decoder.num_users,
+        max_length=config.max_length,
+        hidden_size=config.hidden_size,
+        num_blocks=config.num_blocks,
+        num_heads=config.num_heads,
+    )
+
+
+class _Recompute:
+    """The loop of ``Interests`` by the sequence alone: append the best item, run everything again."""
+
+    def __init__(self, decoder: Decoder, num_interests: int) -> None:
+        self._decoder = decoder
+        self._next_item = NextItem(decoder)
+        self._num_interests = num_interests
+
+    def __call__(
+        self, user_ids: Tensor, items: Tensor, segments: Tensor, lengths: Tensor, excluded: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        # Cut to the longest history: padding beyond it would only push positions out of the window.
+        longest = int(lengths.max())
+        room = items.new_zeros(len(items), self._num_interests - 1)
+        items = torch.cat([items[:, :longest], room], dim=1)
+        segments = torch.cat([segments[:, :longest], room], dim=1)
+        rows = torch.arange(len(items), device=items.device)
+        interests, generated = [], []
+        for step in range(self._num_interests):
+            last = lengths[:, 0] + step - 1
+            hidden = self._decoder(user_ids[:, 0], items[:, : longest + step], segments[:, : longest + step])
+            interests.append(hidden[rows, last])
+            generated.append(self._next_item(interests[-1], excluded))
+            excluded = torch.cat([excluded, generated[-1]], dim=1)
+            if step < self._num_interests - 1:
+                items[rows, last + 1] = generated[-1][:, 0]
+                segments[rows, last + 1] = PROMPT
+        return torch.stack(interests, dim=1), torch.cat(generated, dim=1)

@@ -1,0 +1,179 @@
+"""The exported graphs in ONNX Runtime, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.tensors import (
+    NamedArrays,
+    check_decode,
+    check_fused,
+    decode_feeds,
+    fused_numbers,
+    interests_output,
+    prefill_feeds,
+    step_output,
+)
+from recgpt.errors import BundleError, ConfigError
+from recgpt.extras import require
+from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec
+from recgpt.types import Float32Array
+
+CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
+
+_ORT_DTYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
+
+
+class OnnxRuntimeBackend:
+    """Runs ONNX files; one session a graph, made at once, so that a bad file shows here and no first call is slow.
+
+    Safe to call from several threads: ONNX Runtime's sessions are.
+
+    Args:
+        graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J`` as wanted.
+        spec: sizes of the exported model; the files are held against them.
+        num_threads: threads of one call; None leaves it to ONNX Runtime (one a core).
+        providers: execution providers in order of preference; None takes CUDA where it works, else the CPU.
+
+    Raises:
+        BundleError: a graph is missing, damaged, or has other tensors than its signature says.
+        ConfigError: ``num_threads`` or ``providers`` cannot be had on this machine.
+        DependencyError: ONNX Runtime is not installed, or twice.
+    """
+
+    def __init__(
+        self,
+        graphs: Mapping[str, Path],
+        spec: ModelSpec,
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
+        self._spec = spec
+        self._fused = fused_numbers(graphs)
+        self._ort = require("onnxruntime")
+        # Its exceptions have no base class of their own; all of them are in this module.
+        state = require("onnxruntime.capi.onnxruntime_pybind11_state")
+        found = [value for value in vars(state).values() if isinstance(value, type) and issubclass(value, Exception)]
+        self._ort_errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
+        options = self._options(num_threads)
+        chosen = self._chosen(providers)
+        self._sessions = {name: self._session(name, path, options, chosen) for name, path in graphs.items()}
+        if providers is not None:
+            self._refuse_fallback(providers[0])
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes of the model."""
+        return self._spec
+
+    @property
+    def fused(self) -> frozenset[int]:
+        """The numbers of interests for which ``interests`` is available."""
+        return self._fused
+
+    @property
+    def provider(self) -> str:
+        """The execution provider that runs the graphs, by ONNX Runtime's name."""
+        return str(self._sessions[PREFILL.name].get_providers()[0])
+
+    def prefill(self, tokens: Tokens) -> StepOutput:
+        """See ``Backend.prefill``; RequestError if the tokens do not fit."""
+        check_tokens(tokens, self._spec, num_steps=1)
+        return step_output(self._run(PREFILL, prefill_feeds(tokens)))
+
+    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
+        """See ``Backend.decode``; RequestError if tokens or cache do not fit."""
+        check_decode(tokens, past, self._spec)
+        return step_output(self._run(DECODE, decode_feeds(tokens, past)))
+
+    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
+        check_fused(num_interests, self._fused)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
+
+    def close(self) -> None:
+        """Lets go of the sessions; those that run finish first."""
+        self._sessions = {}
+
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        session = self._sessions.get(graph.name)
+        if session is None:
+            raise BundleError(f"{graph.name}: this backend was closed; load the bundle again")
+        names = [tensor.name for tensor in graph.outputs]
+        try:
+            outputs = session.run(names, feeds)
+        except self._ort_errors as error:
+            shapes = {name: array.shape for name, array in feeds.items()}
+            raise BundleError(
+                f"{graph.name}: ONNX Runtime cannot run the graph on inputs of shapes {shapes}: {error}"
+            ) from error
+        return dict(zip(names, outputs, strict=True))
+
+    def _session(self, name: str, path: Path, options: Any, providers: Sequence[str]) -> Any:
+        if not Path(path).is_file():
+            raise BundleError(f"{path} is missing; export the checkpoint again")
+        try:
+            session = self._ort.InferenceSession(str(path), options, providers=list(providers))
+        except self._ort_errors as error:
+            raise BundleError(
+                f"{path}: ONNX Runtime cannot load the graph; export the checkpoint again: {error}"
+            ) from error
+        graph = graph_spec(name)
+        _check_tensors(path, "input", graph.inputs, session.get_inputs(), self._spec)
+        _check_tensors(path, "output", graph.outputs, session.get_outputs(), self._spec)
+        return session
+
+    def _options(self, num_threads: int | None) -> Any:
+        options = self._ort.SessionOptions()
+        options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = num_threads or 0
+        # Threads that spin while they wait take the cores from the item index and from other requests.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+        return options
+
+    def _chosen(self, providers: Sequence[str] | None) -> Sequence[str]:
+        available = self._ort.get_available_providers()
+        if providers is None:
+            return [name for name in (CUDA, CPU) if name in available]
+        if not providers or not set(providers) <= set(available):
+            raise ConfigError(
+                f"providers {list(providers)}: this ONNX Runtime has {available}; for {CUDA} install recgpt[gpu] "
+                f"instead of recgpt[cpu]"
+            )
+        return providers
+
+    def _refuse_fallback(self, wanted: str) -> None:
+        if self.provider != wanted:
+            raise ConfigError(
+                f"{wanted} was asked for, but ONNX Runtime runs the graphs on {self.provider}; expected a working GPU "
+                f"driver, CUDA and cuDNN: its log says which is missing. Leave providers out to accept the CPU"
+            )
+
+
+def _check_tensors(
+    path: Path, kind: str, expected: Sequence[TensorSpec], found: Sequence[Any], spec: ModelSpec
+) -> None:
+    """BundleError unless names, order, types and the sizes that the model decides are those of the signature."""
+    sizes = {"L": spec.num_blocks, "H": spec.num_heads, "Dh": spec.head_size, "D": spec.hidden_size}
+    names = [node.name for node in found]
+    if names != [tensor.name for tensor in expected]:
+        raise BundleError(f"{path}: {kind}s {names}; expected {[tensor.name for tensor in expected]}; export again")
+    for tensor, node in zip(expected, found, strict=True):
+        shape = [axis if isinstance(axis, int) else sizes.get(axis) for axis in tensor.axes]
+        # ONNX Runtime gives a number for a fixed size and a name for a free one.
+        fixed = [size if isinstance(size, int) else None for size in node.shape]
+        if node.type != _ORT_DTYPES[tensor.dtype] or fixed != shape:
+            raise BundleError(
+                f"{path}: {kind} {tensor.name} is {node.type} {node.shape}; expected {tensor.dtype} of axes "
+                f"{list(tensor.axes)}, {shape} where fixed; export again"
+            )

@@ -1,0 +1,23 @@
+"""Runs a PyTorch module that has the signature of a graph: named numpy arrays in, named numpy arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recgpt.backends.tensors import NamedArrays
+from recgpt.signature import GraphSpec
+
+Runnable = Callable[..., tuple[Tensor, ...]]
+"""An ``nn.Module`` or a TorchScript module; takes and gives tensors in the order of the signature."""
+
+
+def run_graph(module: Runnable, spec: GraphSpec, feeds: NamedArrays, device: torch.device) -> dict[str, Any]:
+    """Feeds a module by name and collects its outputs by name; runs on ``device`` in inference mode."""
+    inputs = [torch.from_numpy(feeds[tensor.name]).to(device) for tensor in spec.inputs]
+    with torch.inference_mode():
+        outputs = module(*inputs)
+    return {tensor.name: output.cpu().numpy() for tensor, output in zip(spec.outputs, outputs, strict=True)}

@@ -1,0 +1,239 @@
+"""The exported graphs on a Triton server, over gRPC; the only module that knows the client library."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.tensors import (
+    NamedArrays,
+    check_decode,
+    check_fused,
+    decode_feeds,
+    interests_output,
+    prefill_feeds,
+    step_output,
+)
+from recgpt.backends.triton_errors import server_error
+from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
+from recgpt.extras import require
+from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
+from recgpt.types import Float32Array
+
+_MIN_WIDTH = 8
+
+_DATA_TYPES = {"int64": "INT64", "float32": "FP32"}
+
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    # gRPC would wait up to two minutes before it looks again for a server that was restarted.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStatistics:
+    """What one model has done since the server started; times are sums over requests.
+
+    Attributes:
+        num_inferences: rows answered.
+        num_executions: runs of the graph; fewer than the rows where batching took effect.
+        num_failures: requests refused.
+        queue_ns: waiting to be batched and run.
+        compute_input_ns: getting inputs together.
+        compute_infer_ns: running the graph.
+        compute_output_ns: taking outputs apart.
+    """
+
+    num_inferences: int
+    num_executions: int
+    num_failures: int
+    queue_ns: int
+    compute_input_ns: int
+    compute_infer_ns: int
+    compute_output_ns: int
+
+
+class TritonBackend:
+    """Runs the graphs on a Triton server. Safe to call from several threads.
+
+    Histories, exclusions and caches are padded to a few widths, since the server batches requests of equal shapes only.
+
+    Args:
+        url: ``host:port`` of the server's gRPC endpoint; nothing is sent before the first call.
+        spec: sizes of the exported model.
+        fused: the J for which the server has ``interests_J``.
+        model_version: the one version of the models that is asked.
+        timeout_s: deadline of each call to the server.
+
+    Raises:
+        DependencyError: the client library is not installed.
+    """
+
+    def __init__(
+        self, url: str, spec: ModelSpec, *, fused: Iterable[int], model_version: str, timeout_s: float = 5.0
+    ) -> None:
+        self._url = url
+        self._spec = spec
+        self._fused = frozenset(fused)
+        self._version = model_version
+        self._timeout_s = timeout_s
+        self._grpc = require("tritonclient.grpc")
+        self._refusal: type[Exception] = require("tritonclient.utils").InferenceServerException
+        self._client: Any = self._grpc.InferenceServerClient(url, channel_args=_CHANNEL)
+        self._max_batch_sizes: dict[str, int] = {}
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Sizes of the model."""
+        return self._spec
+
+    @property
+    def fused(self) -> frozenset[int]:
+        """The numbers of interests for which ``interests`` is available."""
+        return self._fused
+
+    def prefill(self, tokens: Tokens) -> StepOutput:
+        """See ``Backend.prefill``; RequestError if the tokens do not fit, ServerError if the server refuses."""
+        check_tokens(tokens, self._spec, num_steps=1)
+        output = step_output(self._run(PREFILL, prefill_feeds(self._widened(tokens))))
+        return _narrowed(output, tokens.item_rows.shape[1])
+
+    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
+        """See ``Backend.decode``; RequestError if tokens or cache do not fit, ServerError if the server refuses."""
+        check_decode(tokens, past, self._spec)
+        num_past, num_new = past.shape[4], tokens.item_rows.shape[1]
+        missing = ladder(num_past, self._spec.max_length) - num_past
+        past = np.pad(past, [(0, missing) if axis == 4 else (0, 0) for axis in range(past.ndim)])
+        # New tokens are all real and cannot be padded; only the exclusions can.
+        padded = tokens.padded(num_new, ladder(tokens.excluded.shape[1]))
+        return _narrowed(step_output(self._run(DECODE, decode_feeds(padded, past))), num_past + num_new)
+
+    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        """See ``Backend.interests``; RequestError if the tokens do not fit, ServerError if the server refuses."""
+        check_fused(num_interests, self._fused)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        return interests_output(self._run(interests_spec(num_interests), prefill_feeds(self._widened(tokens))))
+
+    def check_ready(self) -> None:
+        """Asks the server for every model that may be needed, in the version that is needed.
+
+        Raises:
+            ServerUnavailableError: no server answers, or it is not ready.
+            ModelUnavailableError: it does not serve a model, or not in this version; says what it has.
+        """
+        names = [PREFILL.name, DECODE.name, *(interests_spec(number).name for number in sorted(self._fused))]
+        missing = [
+            name
+            for name in names
+            if not self._call(f"asking for {name}", "is_model_ready", model_name=name, model_version=self._version)
+        ]
+        if missing:
+            raise ModelUnavailableError(
+                f"the server at {self._url} does not serve {', '.join(missing)} in version {self._version}; it has "
+                f"{self._served()}; serve the triton_models/ of this export, or use the bundle that is served"
+            )
+        if not self._call("asking whether it is ready", "is_server_ready"):
+            raise ServerUnavailableError(f"the server at {self._url} is not ready; wait, or see its log")
+
+    def statistics(self) -> dict[str, ModelStatistics]:
+        """Counts and times of each model in this backend's version, by name.
+
+        Raises:
+            ServerError: the server refuses.
+        """
+        answer = self._call("asking for statistics", "get_inference_statistics")
+        return {model.name: _statistics(model) for model in answer.model_stats if model.version == self._version}
+
+    def close(self) -> None:
+        """Closes the connection; calling it twice is harmless."""
+        self._client.close()
+
+    def _widened(self, tokens: Tokens) -> Tokens:
+        return tokens.padded(ladder(tokens.item_rows.shape[1], self._spec.max_length), ladder(tokens.excluded.shape[1]))
+
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        num_rows = len(next(iter(feeds.values())))
+        step = self._max_batch_size(graph.name) if num_rows > 1 else 1
+        if num_rows <= step:
+            return self._infer(graph, feeds)
+        parts = [
+            self._infer(graph, {name: array[start : start + step] for name, array in feeds.items()})
+            for start in range(0, num_rows, step)
+        ]
+        return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in graph.outputs}
+
+    def _infer(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        inputs = []
+        for tensor in graph.inputs:
+            array = feeds[tensor.name]
+            inputs.append(self._grpc.InferInput(tensor.name, list(array.shape), _DATA_TYPES[tensor.dtype]))
+            inputs[-1].set_data_from_numpy(array)
+        result = self._call(
+            f"model {graph.name} version {self._version}",
+            "infer",
+            model_name=graph.name,
+            inputs=inputs,
+            model_version=self._version,
+            outputs=[self._grpc.InferRequestedOutput(tensor.name) for tensor in graph.outputs],
+        )
+        return {tensor.name: result.as_numpy(tensor.name) for tensor in graph.outputs}
+
+    def _max_batch_size(self, name: str) -> int:
+        if name not in self._max_batch_sizes:
+            what = f"asking for the settings of model {name} version {self._version}"
+            answer = self._call(what, "get_model_config", model_name=name, model_version=self._version)
+            self._max_batch_sizes[name] = max(1, answer.config.max_batch_size)
+        return self._max_batch_sizes[name]
+
+    def _served(self) -> str:
+        try:
+            index = self._call("asking for its models", "get_model_repository_index")
+        except ServerError as error:
+            return f"models it does not tell of ({error})"
+        ready = [f"{model.name} {model.version}" for model in index.models if model.state == "READY"]
+        return ", ".join(ready) or "no model that is ready"
+
+    def _call(self, what: str, method: str, **arguments: Any) -> Any:
+        call: Callable[..., Any] = getattr(self._client, method)
+        with self._translated(what):
+            return call(client_timeout=self._timeout_s, **arguments)
+
+    @contextlib.contextmanager
+    def _translated(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except self._refusal as error:
+            status, text = error.status(), error.message()  # type: ignore[attr-defined]
+            raise server_error(status, text, url=self._url, what=what) from error
+
+
+def ladder(width: int, highest: int | None = None) -> int:
+    """The next power of two, from 8 on, but not above ``highest`` unless the width is itself."""
+    step = max(_MIN_WIDTH, 1 << (width - 1).bit_length())
+    return step if highest is None else max(width, min(step, highest))
+
+
+def _narrowed(output: StepOutput, length: int) -> StepOutput:
+    # Real tokens come first in each row, so what the padding added is at the end.
+    return replace(output, key_values=output.key_values[:, :, :, :, :length])
+
+
+def _statistics(model: Any) -> ModelStatistics:
+    stats = model.inference_stats
+    return ModelStatistics(
+        num_inferences=model.inference_count,
+        num_executions=model.execution_count,
+        num_failures=stats.fail.count,
+        queue_ns=stats.queue.ns,
+        compute_input_ns=stats.compute_input.ns,
+        compute_infer_ns=stats.compute_infer.ns,
+        compute_output_ns=stats.compute_output.ns,
+    )

@@ -1,0 +1,68 @@
+"""What a Triton server's refusals mean: every gRPC status to one error of this package.
+
+Knows the names of the statuses and the words Triton uses; imports neither gRPC nor the client library.
+"""
+
+from __future__ import annotations
+
+from recgpt.errors import (
+    ModelUnavailableError,
+    RequestError,
+    ServerError,
+    ServerOverloadedError,
+    ServerRefusedError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+)
+
+_START = "start one with: tritonserver --model-repository triton_models"
+_LATER = "try again later, send fewer requests at a time, or add servers"
+_REPORT = "see the server's log"
+_MISFIT = "the request does not fit the model that is served; use the bundle of the same export"
+
+STATUS_ERRORS: dict[str, tuple[type[ServerError | RequestError], str]] = {
+    "OK": (ServerError, "the client library took an answer for an error; report it"),
+    "CANCELLED": (ServerUnavailableError, "the call was cancelled, as a server does that shuts down; try again"),
+    "UNKNOWN": (ServerError, _REPORT),
+    "INVALID_ARGUMENT": (RequestError, _MISFIT),
+    "DEADLINE_EXCEEDED": (ServerTimeoutError, "raise timeout_s, or send fewer requests at a time"),
+    "NOT_FOUND": (ModelUnavailableError, "serve the triton_models/ of the bundle's export"),
+    "ALREADY_EXISTS": (ServerError, _REPORT),
+    "PERMISSION_DENIED": (ServerRefusedError, "the server restricts this call; ask who runs it"),
+    "RESOURCE_EXHAUSTED": (ServerOverloadedError, _LATER),
+    "FAILED_PRECONDITION": (ServerError, _REPORT),
+    "ABORTED": (ServerError, "try again"),
+    "OUT_OF_RANGE": (RequestError, _MISFIT),
+    "UNIMPLEMENTED": (ServerError, "this is no Triton server, or not its gRPC port; check the address"),
+    "INTERNAL": (ServerError, _REPORT),
+    "UNAVAILABLE": (ServerUnavailableError, _START),
+    "DATA_LOSS": (ServerError, _REPORT),
+    "UNAUTHENTICATED": (ServerRefusedError, "the server, or a proxy before it, wants credentials; ask who runs it"),
+}
+"""Name of the gRPC status -> the error, and what to do."""
+
+# Triton says UNAVAILABLE for these too; only its words tell them from a server that is not there.
+_UNAVAILABLE_BECAUSE = (
+    ("maximum queue size", ServerOverloadedError, _LATER),
+    ("timeout expired", ServerTimeoutError, "raise timeout_s, or send fewer requests at a time"),
+    ("unknown model", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
+    ("not at ready state", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
+    ("is not ready", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
+)
+
+
+def server_error(status: str | None, text: str, *, url: str, what: str) -> ServerError | RequestError:
+    """The error for a failed call.
+
+    Args:
+        status: as the client library writes it, ``StatusCode.UNAVAILABLE``; None if the call never left.
+        text: the server's, or the client library's, own words.
+        url: of the server.
+        what: was called.
+    """
+    name = (status or "").rpartition(".")[2]
+    kind, advice = STATUS_ERRORS.get(name, (ServerError, _REPORT))
+    if name == "UNAVAILABLE":
+        reasons = [(found, hint) for words, found, hint in _UNAVAILABLE_BECAUSE if words in text.lower()]
+        kind, advice = reasons[0] if reasons else (kind, advice)
+    return kind(f"{what} at {url}: {name or 'no status'}: {text}; {advice}")

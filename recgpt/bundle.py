@@ -1,0 +1,199 @@
+"""A bundle: everything one export consists of, in one folder, described and hashed by its manifest.
+
+    bundle/
+      manifest.json       sizes, training state, version, SHA-256 of every other file
+      prefill.onnx  decode.onnx  interests_2.onnx  interests_6.onnx      (or .pt: TorchScript)
+      item_index.faiss    the item matrix as a search index
+      ids.json            item and user ids in row order
+      popularity.npy      (V + 1,) int64
+      examples.json       a few histories of the training data, for checks and first steps
+
+Reading needs numpy (and Faiss for the index), neither torch nor onnx. Nothing is used before its hash was checked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recgpt.backends.base import ModelSpec
+from recgpt.data.ids import IdMap
+from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
+from recgpt.files import sha256
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.index import ItemIndex
+from recgpt.signature import DECODE, PREFILL, interests_spec
+from recgpt.training_state import TrainingState
+from recgpt.types import ItemId, UserId
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+INDEX = "item_index.faiss"
+IDS = "ids.json"
+POPULARITY = "popularity.npy"
+EXAMPLES = "examples.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        version: number that orders exports, and Triton's model version: UTC time as YYYYMMDDhhmmss.
+        model: sizes of the model.
+        graph_format: ``onnx`` or ``torchscript``.
+        dtype: element type of weights and interests.
+        num_interests: the J of each fused graph.
+        training: what the model went through.
+        item_matrix_sha256: of the item vectors, (V, D) float32 in row order; graphs and index must carry the same.
+        fingerprint: the first interest (D numbers) of the first example, by which a client knows its model again.
+        packages: versions that made the export.
+        files: name -> {"bytes", "sha256"} of every other file.
+    """
+
+    version: int
+    model: ModelSpec
+    graph_format: str
+    dtype: str
+    num_interests: tuple[int, ...]
+    training: TrainingState
+    item_matrix_sha256: str
+    fingerprint: tuple[float, ...]
+    packages: Mapping[str, str]
+    files: Mapping[str, Mapping[str, Any]]
+
+    def graph_file(self, graph: str) -> str:
+        """File name of a graph."""
+        return f"{graph}.{'onnx' if self.graph_format == 'onnx' else 'pt'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain.update(model=dataclasses.asdict(self.model), training=self.training.to_dict())
+        return {"format": FORMAT, **plain}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> Manifest:
+        """The inverse of ``to_dict``; KeyError, TypeError or ValueError if the values are not a manifest's."""
+        plain = dict(values)
+        if plain.pop("format") != FORMAT:
+            raise ValueError(f"format {values['format']!r}, this version reads {FORMAT}")
+        plain["model"] = ModelSpec(**plain["model"])
+        plain["training"] = TrainingState.from_dict(plain["training"])
+        plain["num_interests"] = tuple(plain["num_interests"])
+        plain["fingerprint"] = tuple(plain["fingerprint"])
+        return Manifest(**plain)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A history of the training data, in the users' own ids."""
+
+    user_id: UserId
+    history: tuple[ItemId, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bundle:
+    """An export on disk.
+
+    Attributes:
+        path: its folder.
+        manifest: what it says of itself.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Reads a bundle's manifest; the files are checked when they are used.
+
+        Raises:
+            BundleError: there is no bundle, or its manifest cannot be read.
+        """
+        path = Path(path)
+        if not (path / MANIFEST).is_file():
+            raise BundleError(
+                f"{path} is no bundle: it has no {MANIFEST}; run: python export/to_onnx.py ckpt.pt --out {path}"
+            )
+        try:
+            manifest = Manifest.from_dict(json.loads((path / MANIFEST).read_text()))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BundleError(
+                f"{path / MANIFEST} is no manifest this version can read ({error}); export again"
+            ) from error
+        return cls(path=path, manifest=manifest)
+
+    def graphs(self) -> dict[str, Path]:
+        """The file of each graph by its name in ``recgpt.signature``, checked."""
+        fused = (interests_spec(number).name for number in self.manifest.num_interests)
+        return {name: self._checked(self.manifest.graph_file(name)) for name in (PREFILL.name, DECODE.name, *fused)}
+
+    def catalogue(self) -> Catalogue:
+        """Ids and popularity, checked."""
+        ids = json.loads(self._checked(IDS).read_text())
+        popularity = np.load(self._checked(POPULARITY), allow_pickle=False)
+        return Catalogue(item_ids=IdMap(ids["items"]), user_ids=IdMap(ids["users"]), popularity=popularity)
+
+    def index(self) -> ItemIndex:
+        """The item index, checked, the vectors against the model's digest too.
+
+        Raises:
+            BundleMismatchError: the index holds other vectors than the graphs.
+        """
+        index = ItemIndex.load(self._checked(INDEX))
+        if index.digest() != self.manifest.item_matrix_sha256:
+            raise BundleMismatchError(
+                f"{self.path / INDEX} holds other item vectors than the model of this bundle; "
+                "export the checkpoint again"
+            )
+        return index
+
+    def examples(self) -> list[Example]:
+        """Histories to try, checked."""
+        values = json.loads(self._checked(EXAMPLES).read_text())
+        return [Example(user_id=value["user_id"], history=tuple(value["history"])) for value in values]
+
+    def _checked(self, name: str) -> Path:
+        path, expected = self.path / name, self.manifest.files.get(name)
+        if expected is None or not path.is_file():
+            raise BundleCorruptError(f"{path} is missing; export the checkpoint again")
+        found = path.stat().st_size
+        if found != expected["bytes"] or sha256(path) != expected["sha256"]:
+            raise BundleCorruptError(
+                f"{path} is not the file that was exported: expected {expected['bytes']} bytes with SHA-256 "
+                f"{expected['sha256'][:12]}..., found {found} bytes with another hash; export the checkpoint again"
+            )
+        return path
+
+
+def write_catalogue(folder: Path, catalogue: Catalogue, examples: Iterable[Example]) -> None:
+    """Writes ids, popularity and examples into a bundle that is being made."""
+    ids = {"items": list(catalogue.item_ids.ids), "users": list(catalogue.user_ids.ids)}
+    (folder / IDS).write_text(json.dumps(ids))
+    np.save(folder / POPULARITY, catalogue.popularity, allow_pickle=False)
+    (folder / EXAMPLES).write_text(json.dumps([dataclasses.asdict(example) for example in examples]))
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes the manifest last, once every other file stands; ``manifest.files`` is filled in here."""
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sorted(folder.iterdir())
+        if path.name != MANIFEST
+    }
+    complete = dataclasses.replace(manifest, files=files)
+    (folder / MANIFEST).write_text(json.dumps(complete.to_dict(), indent=2) + "\n")
+
+
+def next_version(previous: int = 0) -> int:
+    """A version number for an export made now, above the previous one."""
+    return max(int(datetime.now(UTC).strftime("%Y%m%d%H%M%S")), previous + 1)

@@ -1,0 +1,30 @@
+"""Recalled items as a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from recgpt.types import Candidates, ItemId
+
+
+def show_candidates(candidates: Candidates, names: Mapping[ItemId, str], console: Console) -> None:
+    """Prints the recalled items, the step that found each, and which cold-start rules applied."""
+    table = Table("rank", "item", *(["name"] if names else []), "score", "found by", box=None)
+    found = zip(candidates.item_ids, candidates.scores, candidates.steps, strict=True)
+    for rank, (item, score, step) in enumerate(found, start=1):
+        found_by = f"interest {step}" if step else "popularity"
+        table.add_row(str(rank), str(item), *([names.get(item, "")] if names else []), f"{score:.3f}", found_by)
+    console.print(table)
+    rules = candidates.cold_start
+    if rules.popular:
+        console.print("no known item in the history: these are the most popular items")
+    if rules.num_unknown_items:
+        console.print(f"{rules.num_unknown_items} item(s) of the history are not in the catalogue and were left out")
+    if rules.shared_user:
+        console.print("user not given or unknown: the shared user vector was used")
+    if candidates.generated_ids:
+        console.print(f"generated between the steps: {', '.join(map(str, candidates.generated_ids))}")
+    console.print(f"{candidates.timings.total_ns / 1e6:.2f} ms")

@@ -1,0 +1,106 @@
+"""The whole chain as a user would type it, one command after the other, on one machine.
+
+Each step is the real command in a process of its own, printed before it runs; the demo only adds data where there is
+none, a server on a free port, and the table at the end.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.table import Table
+
+from recgpt.bundle import Bundle
+from recgpt.candidates_table import show_candidates
+from recgpt.client import RecallClient
+from recgpt.data.names import read_item_names
+from recgpt.data.sequences import write_sequences
+from recgpt.data.synthetic import generate
+from recgpt.engine import Engine
+from recgpt.errors import DataError, RecGPTError
+from recgpt.serving.server import TritonServer
+from recgpt.types import ItemId
+
+# The scripts of a checkout; the demo is run from one.
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: Path, console: Console) -> None:
+    """Trains, evaluates, exports, serves, recalls and measures.
+
+    Args:
+        data: the user's interactions; None generates some.
+        items: table of item names to show.
+        epochs: upper bound for each training stage; None takes 30, enough to see it work.
+        out: folder for everything but triton_models/.
+        console: where it is told.
+
+    Raises:
+        RecGPTError: a step failed; its own message was printed before.
+    """
+    names = read_item_names(items) if items else {}
+    if data is None:
+        data = out / "demo_data.txt"
+        _step(console, f"generating {data}: 3,000 users, 1,000 items, latent interests that drift")
+        write_sequences(data, generate(num_users=3000, num_items=1000, seed=0))
+    elif not data.is_file():
+        raise DataError(f"{data}: no such file; expected interactions, as described in README.md")
+    run, bundle = out / f"run_{data.name.partition('.')[0]}", out / "bundle"
+    checkpoint = run / "ckpt.pt"
+    started = time.perf_counter()
+    _command(console, "recgpt", "train", "--data", data, "--out", run, "--epochs", epochs or 30)
+    _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", out / "evaluation.json")
+    _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle)
+    _command(console, "python", _script("export/to_torchscript.py"), checkpoint, "--out", out / "torchscript")
+    _step(console, "tritonserver --model-repository triton_models   (on a free port)")
+    with TritonServer(CHECKOUT / "triton_models", log=out / "tritonserver.log") as server:
+        _show_recall(console, bundle, server.url, names)
+    _command(
+        console, "python", _script("benchmarks/recall_latency.py"), "--bundle", bundle, "--checkpoint", checkpoint,
+        "--out", out / "recall_latency.json", "--quick",
+    )  # fmt: skip
+    console.print(f"\ndone in {time.perf_counter() - started:.0f} s; everything is in [bold]{out}[/bold]")
+
+
+def _show_recall(console: Console, bundle: Path, url: str, names: dict[ItemId, str]) -> None:
+    example = Bundle.open(bundle).examples()[0]
+    console.print(f"\nuser {example.user_id}, history, oldest first:")
+    history = Table("item", *(["name"] if names else []), box=None)
+    for item in example.history:
+        history.add_row(str(item), *([names.get(item, "")] if names else []))
+    console.print(history)
+    with RecallClient(url, bundle=bundle) as client, Engine.load(bundle) as engine:
+        served = client.recall(example.history, user_id=example.user_id)
+        console.print("\nrecalled over gRPC from Triton:")
+        show_candidates(served, names, console)
+        in_process = engine.recall(example.history, user_id=example.user_id)
+        same = "the same" if in_process.item_ids == served.item_ids else "other"
+        console.print(f"the engine in process recalls {same} items, in {in_process.timings.total_ns / 1e6:.2f} ms")
+
+
+def _command(console: Console, program: str, *arguments: object) -> None:
+    line = [program, *map(str, arguments)]
+    _step(console, shlex.join(line))
+    executable = sys.executable if program == "python" else str(Path(sys.executable).with_name(program))
+    result = subprocess.run([executable, *line[1:]], check=False)
+    if result.returncode != 0:
+        raise RecGPTError(
+            f"the step '{shlex.join(line)}' failed with exit code {result.returncode}; its message is above"
+        )
+
+
+def _step(console: Console, text: str) -> None:
+    console.print(Rule(f"[bold]{text}[/bold]", align="left", style="dim"))
+
+
+def _script(name: str) -> Path:
+    path = CHECKOUT / name
+    if not path.is_file():
+        raise RecGPTError(f"{path} is missing: the demo runs from a checkout of the project, installed with make")
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

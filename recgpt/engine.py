@@ -1,0 +1,48 @@
+"""Recall in this process: ONNX Runtime for the model, Faiss for the items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.bundle import Bundle
+from recgpt.errors import BundleError
+from recgpt.recall.recaller import Recaller
+
+
+class Engine(Recaller):
+    """Recalls items in process from a bundle.
+
+    Example:
+        >>> with Engine.load("artifacts/bundle") as engine:
+        ...     candidates = engine.recall(history=[12, 99, 7], user_id=3, k=10)
+        ...     candidates.item_ids
+    """
+
+    @classmethod
+    def load(
+        cls, bundle: str | Path, *, num_threads: int | None = None, providers: Sequence[str] | None = None
+    ) -> Self:
+        """Opens a bundle, checks its files, and loads graphs and index.
+
+        Args:
+            bundle: folder that ``export/to_onnx.py`` wrote.
+            num_threads: of ONNX Runtime for one call; None leaves it the choice.
+            providers: ONNX Runtime execution providers in order of preference; None takes CUDA if there, else CPU.
+
+        Raises:
+            BundleError: the bundle is missing, damaged, or its parts do not belong together.
+            DependencyError: ONNX Runtime or Faiss is not installed, or installed twice.
+        """
+        opened = Bundle.open(bundle)
+        if opened.manifest.graph_format != "onnx":
+            raise BundleError(
+                f"{bundle} holds {opened.manifest.graph_format} graphs; expected what export/to_onnx.py writes"
+            )
+        index, catalogue = opened.index(), opened.catalogue()
+        backend = OnnxRuntimeBackend(
+            opened.graphs(), opened.manifest.model, num_threads=num_threads, providers=providers
+        )
+        return cls(backend, index, catalogue, prompt_tuned=opened.manifest.training.is_prompt_tuned)

@@ -1,0 +1,123 @@
+"""Offline quality of whatever recalls: leave-one-out, ranked over the whole catalogue, seen items left out.
+
+Runs the same recall that serves, so the numbers are those of the lists users get. A tie counts against the model.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from recgpt.data.split import Split, Stage
+from recgpt.errors import ShortfallError
+from recgpt.metrics import hit_rate_at_k, ndcg_at_k, target_rank
+from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
+from recgpt.types import Candidates, Int64Array, ItemId, RecallRequest
+
+CUTOFFS = (5, 10)
+
+Metrics = dict[str, float]
+# Called with the number of users done and the number of all users.
+Progress = Callable[[int, int], None]
+
+
+def evaluate(
+    recaller: Recaller,
+    split: Split,
+    *,
+    stage: Stage = "test",
+    quotas: Sequence[int] = (10,),
+    filter_seen: bool = True,
+    batch_size: int = 512,
+    progress: Progress | None = None,
+) -> Metrics:
+    """Hit rate and NDCG of recalled lists.
+
+    Args:
+        recaller: engine, client, or a Recaller over the eager backend.
+        split: held-out targets and the histories before them, in rows of the recaller's catalogue.
+        stage: ``test`` or ``validation``.
+        quotas: items from each step; their sum is k, at least the largest cut-off. One quota is the paper's RecGPT_1.
+        filter_seen: leave items of the history out of the lists (the usual protocol; Yelp's repeats are then misses).
+        batch_size: users a call.
+        progress: called after each batch.
+
+    Returns:
+        ``hr@5``, ``hr@10``, ``ndcg@5``, ``ndcg@10``.
+    """
+    targets = split.targets(stage)
+    histories = split.history(stage)
+    users = np.flatnonzero(targets)
+    ranks = np.zeros(len(users), dtype=np.int64)
+    for start in range(0, len(users), batch_size):
+        batch = users[start : start + batch_size]
+        requests = [_request(recaller, int(user) + 1, histories[user], quotas, filter_seen) for user in batch]
+        with warnings.catch_warnings():
+            # The harm of two steps on a pre-trained model is here something to measure, not to warn of.
+            warnings.simplefilter("ignore", PretrainedOnlyWarning)
+            ranks[start : start + len(batch)] = _ranks(recaller, requests, targets[batch])
+        if progress is not None:
+            progress(min(start + batch_size, len(users)), len(users))
+    return summarise(ranks)
+
+
+def evaluate_popularity(recaller: Recaller, split: Split, *, stage: Stage = "test") -> Metrics:
+    """The same for the unpersonalised list: the most popular items the user has not seen."""
+    targets, histories = split.targets(stage), split.history(stage)
+    popularity = recaller.catalogue.popularity
+    users = np.flatnonzero(targets)
+    ranks = np.zeros(len(users), dtype=np.int64)
+    for position, user in enumerate(users):
+        if targets[user] in histories[user]:
+            continue  # seen items are not in the list, so the target is not found
+        # Ties count against it: every unseen item that is as popular stands before the target.
+        at_least = popularity >= popularity[targets[user]]
+        at_least[0] = False
+        at_least[histories[user]] = False
+        ranks[position] = at_least.sum()
+    return summarise(ranks)
+
+
+def summarise(ranks: Int64Array) -> Metrics:
+    """Metrics of 1-based ranks (N,), 0 = not found."""
+    rates = {f"hr@{k}": hit_rate_at_k(ranks, k) for k in CUTOFFS}
+    return rates | {f"ndcg@{k}": ndcg_at_k(ranks, k) for k in CUTOFFS}
+
+
+def _ranks(recaller: Recaller, requests: Sequence[RecallRequest], targets: Int64Array) -> list[int]:
+    ranks = []
+    for request, answer, target in zip(requests, recaller.recall_many(requests), targets.tolist(), strict=True):
+        rows = recaller.catalogue.item_ids.rows(answer.item_ids)
+        rank = target_rank(rows, answer.scores, answer.steps, target)
+        ranks.append(0 if rank and _tie_is_cut_off(recaller, request, answer, rank) else rank)
+    return ranks
+
+
+def _tie_is_cut_off(recaller: Recaller, request: RecallRequest, answer: Candidates, rank: int) -> bool:
+    """Whether the item at ``rank`` ends its step's part of the list and the one its quota left out scores the same."""
+    step = int(answer.steps[rank - 1])
+    if step in answer.steps[rank:]:
+        return False
+    quotas = [quota + (number == step) for number, quota in enumerate(request.quotas or (request.k,), start=1)]
+    try:
+        longer = recaller.recall_many([replace(request, k=request.k + 1, quotas=quotas)])[0]
+    except ShortfallError:
+        return False  # nothing was left out
+    return bool(longer.scores[rank - 1] == longer.scores[rank])
+
+
+def _request(
+    recaller: Recaller, user_row: int, history: Int64Array, quotas: Sequence[int], filter_seen: bool
+) -> RecallRequest:
+    item_ids = recaller.catalogue.item_ids
+    ids: list[ItemId] = [item_ids.id(row) for row in history.tolist()]
+    return RecallRequest(
+        history=ids,
+        user_id=recaller.catalogue.user_ids.id(user_row),
+        k=sum(quotas),
+        quotas=quotas,
+        filter_seen=filter_seen,
+    )

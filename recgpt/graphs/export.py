@@ -1,0 +1,209 @@
+"""From a checkpoint to a bundle, and from there to a Triton model repository: all of it or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from recgpt.backends.base import Backend, ModelSpec, Tokens
+from recgpt.backends.eager import EagerBackend
+from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.backends.torchscript import TorchScriptBackend
+from recgpt.bundle import (
+    INDEX,
+    MANIFEST,
+    Bundle,
+    Example,
+    Manifest,
+    next_version,
+    write_catalogue,
+    write_manifest,
+)
+from recgpt.errors import BundleError, ExportError, OutputError
+from recgpt.files import atomic_path
+from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
+from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.parity import ParityReport, check_parity, random_batches
+from recgpt.graphs.torchscript_writer import write_torchscript
+from recgpt.graphs.tracing import check_finite
+from recgpt.model.checkpoint import Checkpoint
+from recgpt.model.decoder import Decoder
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.encoding import batch_tokens, encode_request
+from recgpt.recall.fingerprint import fingerprint
+from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.serving.repository import write_repository
+from recgpt.types import Float32Array, RecallRequest
+
+# float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
+TOLERANCE = 1e-4
+PACKAGES = ("recgpt", "torch", "onnx", "onnxscript", "numpy")
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GraphFormat:
+    """A kind of file that graphs are exported to, and what runs it.
+
+    Attributes:
+        name: as in the manifest.
+        write: writes one graph; the digest of the item matrix goes into the file where the format has room for it.
+        backend: loads the files, for the parity check.
+    """
+
+    name: str
+    write: Callable[[Graph, Path, str], None]
+    backend: Callable[[Mapping[str, Path], ModelSpec], Backend]
+
+
+ONNX = GraphFormat(
+    name="onnx",
+    write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}),
+    backend=OnnxRuntimeBackend,
+)
+TORCHSCRIPT = GraphFormat(
+    name="torchscript",
+    write=lambda graph, path, digest: write_torchscript(graph, path),
+    backend=TorchScriptBackend,
+)
+
+
+def export_bundle(
+    checkpoint: Checkpoint,
+    out: Path,
+    graph_format: GraphFormat,
+    *,
+    model_repository: Path | None = None,
+    num_interests: Sequence[int] = (2, 6),
+    say: Say = print,
+) -> ParityReport:
+    """Writes a bundle, checks it against PyTorch, and fills the model repository.
+
+    Nothing that stood at ``out`` or in ``model_repository`` changes unless everything went well.
+
+    Args:
+        checkpoint: what to export.
+        out: folder of the bundle.
+        graph_format: ``ONNX`` or ``TORCHSCRIPT``.
+        model_repository: Triton's folder, for ONNX; None leaves Triton out.
+        num_interests: the J of each fused graph.
+        say: told about each step.
+
+    Returns:
+        How far the exported graphs and PyTorch agree.
+
+    Raises:
+        ExportError: a weight is not finite, or the window has no room for the interests.
+        ParityError: the exported graphs and PyTorch disagree.
+        OutputError: a folder cannot be written.
+    """
+    decoder = checkpoint.decoder
+    check_finite(decoder)
+    _check_room(decoder, num_interests)
+    catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
+    reference = EagerBackend(decoder, fused=num_interests)
+    manifest = Manifest(
+        version=next_version(_version_at(out)),
+        model=reference.spec,
+        graph_format=graph_format.name,
+        dtype="float32",
+        num_interests=tuple(num_interests),
+        training=checkpoint.training,
+        item_matrix_sha256=vectors_digest(matrix[1:]),
+        fingerprint=_fingerprint(reference, catalogue, checkpoint),
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        files={},
+    )
+    with atomic_path(out) as folder:
+        folder.mkdir()
+        graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
+        ItemIndex.build(matrix).save(folder / INDEX)
+        write_catalogue(folder, catalogue, examples_of(checkpoint))
+        say("checking parity with PyTorch")
+        candidate = graph_format.backend(graphs, reference.spec)
+        batches = _parity_batches(checkpoint, catalogue, reference.spec, max(num_interests))
+        report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
+        candidate.close()
+        report.require(TOLERANCE)
+        write_manifest(folder, manifest)
+        if model_repository is not None:
+            write_repository(model_repository, graphs, manifest.version)
+    return report
+
+
+def catalogue_of(checkpoint: Checkpoint) -> Catalogue:
+    """Ids and popularity of a checkpoint."""
+    return Catalogue(item_ids=checkpoint.item_ids, user_ids=checkpoint.user_ids, popularity=checkpoint.popularity)
+
+
+def item_matrix(decoder: Decoder) -> Float32Array:
+    """The output matrix (V + 1, D) float32 of a decoder, row 0 being padding."""
+    matrix: Float32Array = decoder.item_matrix.detach().cpu().numpy().astype(np.float32)
+    return matrix
+
+
+def examples_of(checkpoint: Checkpoint) -> list[Example]:
+    """The histories a checkpoint keeps, in the users' own ids."""
+    return [
+        Example(
+            user_id=checkpoint.user_ids.id(user_row),
+            history=tuple(checkpoint.item_ids.id(row) for row in rows.tolist()),
+        )
+        for user_row, rows in checkpoint.examples
+    ]
+
+
+def _write_graphs(
+    decoder: Decoder, manifest: Manifest, folder: Path, graph_format: GraphFormat, say: Say
+) -> dict[str, Path]:
+    graphs: list[Graph] = [Prefill(decoder), Decode(decoder)]
+    graphs += [Interests(decoder, number) for number in manifest.num_interests]
+    paths = {graph.spec.name: folder / manifest.graph_file(graph.spec.name) for graph in graphs}
+    for graph in graphs:
+        say(f"exporting {graph.spec.name}")
+        graph_format.write(graph, paths[graph.spec.name], manifest.item_matrix_sha256)
+    return paths
+
+
+def _check_room(decoder: Decoder, num_interests: Sequence[int]) -> None:
+    window = decoder.config.max_length
+    if not num_interests or min(num_interests) < 2 or max(num_interests) > window:
+        raise ExportError(
+            f"num_interests {tuple(num_interests)}: expected numbers from 2 to {window}, the positions of the window"
+        )
+
+
+def _parity_batches(checkpoint: Checkpoint, catalogue: Catalogue, spec: ModelSpec, max_interests: int) -> list[Tokens]:
+    """Random histories, and the real ones that the checkpoint keeps."""
+    encoded = [encode_request(request, catalogue, prompt_tuned=False) for request in _example_requests(checkpoint)]
+    real = batch_tokens(encoded, max_history=spec.max_length - (max_interests - 1))
+    return [*random_batches(spec, max_interests=max_interests), real]
+
+
+def _example_requests(checkpoint: Checkpoint) -> list[RecallRequest]:
+    return [RecallRequest(history=example.history, user_id=example.user_id) for example in examples_of(checkpoint)]
+
+
+def _fingerprint(backend: Backend, catalogue: Catalogue, checkpoint: Checkpoint) -> tuple[float, ...]:
+    return tuple(fingerprint(backend, catalogue, _example_requests(checkpoint)[0]).tolist())
+
+
+def _version_at(out: Path) -> int:
+    """Version of the bundle that an export to ``out`` replaces, 0 for none; OutputError if it would replace more."""
+    manifest = None
+    with contextlib.suppress(BundleError):
+        manifest = Bundle.open(out).manifest
+    expected = {MANIFEST, *manifest.files} if manifest is not None else set()
+    strangers = sorted({path.name for path in out.iterdir()} - expected) if out.is_dir() else []
+    if strangers:
+        raise OutputError(
+            f"{out} holds {', '.join(strangers[:5])}, which no export is known to have written and a new one would "
+            "remove; nothing was changed: choose another folder, or empty this one"
+        )
+    return manifest.version if manifest is not None else 0

@@ -1,0 +1,111 @@
+"""A graph to one ONNX file, checked, with the names and axes of ``recgpt.signature``.
+
+Knows how to export; not what a bundle is, nor how good the result is (see ``recgpt.graphs.parity``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import onnx
+import onnx_ir
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript.optimizer import optimize_ir
+from torch.onnx import OnnxExporterError
+
+from recgpt.errors import ExportError
+from recgpt.files import atomic_path
+from recgpt.graphs.modules import Graph
+from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
+
+# The oldest set that has Gelu as one operator; ONNX Runtime has loaded it, and the IR version 10 that the exporter
+# writes with it, since 1.18.
+OPSET = 20
+
+# A single ONNX file is one protobuf message, which cannot be larger.
+MAX_BYTES = 2**31 - 1
+
+
+def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str]) -> None:
+    """Exports one graph to a single file, weights inside.
+
+    Args:
+        graph: what to export; it is not changed.
+        path: the file, wholly written or not at all.
+        metadata: goes into the file's ``metadata_props``.
+
+    Raises:
+        ExportError: a weight is NaN or infinite, the model is too large for one file, or the exporter refuses it.
+        OutputError: the file cannot be written.
+    """
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.decoder.state_dict().values())
+    if num_bytes > MAX_BYTES:
+        raise ExportError(
+            f"{graph.spec.name}: the weights have {num_bytes} bytes; expected at most {MAX_BYTES} in one ONNX file. "
+            f"Use a smaller hidden_size or a smaller catalogue"
+        )
+    model = _export(export_copy(graph))
+    optimize_ir(model, should_fold=_may_fold)
+    # Each node carries the stack trace that made it, with paths of this machine.
+    ClearMetadataAndDocStringPass()(model)
+    model.graph.name = graph.spec.name
+    model.metadata_props.update(metadata)
+    proto = onnx_ir.to_proto(model)
+    onnx.checker.check_model(proto, full_check=True)
+    with atomic_path(path) as temporary:
+        onnx.save(proto, temporary)
+
+
+def _export(graph: Graph) -> onnx_ir.Model:
+    spec = graph.spec
+    axes = [{place: axis for place, axis in enumerate(t.axes) if axis in DYNAMIC_AXES} for t in spec.inputs]
+    try:
+        with _quiet_exporter():
+            program = torch.onnx.export(
+                graph,
+                example_inputs(graph),
+                dynamo=True,
+                opset_version=OPSET,
+                external_data=False,
+                input_names=[tensor.name for tensor in spec.inputs],
+                output_names=[tensor.name for tensor in spec.outputs],
+                dynamic_shapes=axes,
+                optimize=False,
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        raise ExportError(f"{spec.name}: PyTorch's ONNX exporter refuses the model: {error}") from error
+    if program is None:
+        raise ExportError(f"{spec.name}: PyTorch's ONNX exporter gave no model; install the pinned versions of torch")
+    return program.model
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Leaves out what the exporter says on every call and no user can act on."""
+    registration = logging.getLogger("torch.onnx._internal.exporter._registration")
+    registration.addFilter(_is_news)
+    try:
+        with warnings.catch_warnings():
+            # torch.export deep-copies its own tree specifications by a constructor that it deprecated itself.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
+            # All inputs name their batch axis B; it remarks on each after the first that B is taken, by B.
+            warnings.filterwarnings("ignore", r"# The axis name: (\w) will not be used.*: \1\.", UserWarning)
+            yield
+    finally:
+        registration.removeFilter(_is_news)
+
+
+def _may_fold(node: onnx_ir.Node) -> bool | None:
+    # A folded transpose is a second copy of a weight, of the item matrix among them; runtimes fold it when they load.
+    return False if node.op_type == "Transpose" else None
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # It registers operators of torchvision, which no graph of ours has.
+    return "torchvision is not installed" not in record.getMessage()

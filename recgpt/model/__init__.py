@@ -1,0 +1,1 @@
+"""The decoder, its checkpoint and prompt generation (needs torch)."""

@@ -1,0 +1,73 @@
+"""From requests in the users' own ids to token rows; the cold-start rules are decided here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recgpt.backends.base import Tokens
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.merge import default_quotas
+from recgpt.types import BEHAVIOUR, ColdStart, Int64Array, RecallRequest
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EncodedRequest:
+    """One request in rows.
+
+    Attributes:
+        user_row: 0 = the shared user.
+        item_rows: (n,) int64, the known items of the whole history, oldest first.
+        segments: (n,) int64.
+        quotas: as asked for, or the default.
+        excluded: distinct rows never to be returned.
+        cold_start: the rules that apply.
+    """
+
+    user_row: int
+    item_rows: Int64Array
+    segments: Int64Array
+    quotas: tuple[int, ...]
+    excluded: frozenset[int]
+    cold_start: ColdStart
+
+
+def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
+    """Looks up a request's ids: unknown items are dropped and counted, an unknown user becomes the shared one."""
+    user_row = 0 if request.user_id is None else int(catalogue.user_ids.rows([request.user_id])[0])
+    rows = catalogue.item_ids.rows(request.history)
+    segments = np.array(request.segments or [BEHAVIOUR] * len(rows), dtype=np.int64)
+    known = rows > 0
+    return EncodedRequest(
+        user_row=user_row,
+        item_rows=rows[known],
+        segments=segments[known],
+        quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
+        excluded=frozenset(rows[known].tolist()) if request.filter_seen else frozenset(),
+        cold_start=ColdStart(
+            shared_user=user_row == 0,
+            num_unknown_items=int(len(rows) - known.sum()),
+            popular=not known.any(),
+        ),
+    )
+
+
+def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:
+    """Right-pads requests into one batch, each history cut to its newest ``max_history`` items."""
+    lengths = np.array([min(len(request.item_rows), max_history) for request in requests], dtype=np.int64)
+    item_rows = np.zeros((len(requests), lengths.max()), dtype=np.int64)
+    segments = np.zeros_like(item_rows)
+    excluded = np.zeros((len(requests), max(1, *(len(request.excluded) for request in requests))), dtype=np.int64)
+    for position, (request, length) in enumerate(zip(requests, lengths, strict=True)):
+        item_rows[position, :length] = request.item_rows[-length:]
+        segments[position, :length] = request.segments[-length:]
+        excluded[position, : len(request.excluded)] = sorted(request.excluded)
+    return Tokens(
+        user_rows=np.array([request.user_row for request in requests], dtype=np.int64),
+        item_rows=item_rows,
+        segments=segments,
+        lengths=lengths,
+        excluded=excluded,
+    )

@@ -1,0 +1,130 @@
+"""Exact maximum-inner-product search over the item vectors, with Faiss.
+
+Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recgpt.errors import BundleCorruptError
+from recgpt.extras import require
+from recgpt.types import Float32Array, Int64Array
+
+# Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
+_MAX_GPU_FETCH = 2048
+
+
+class ItemIndex:
+    """Item vectors of rows 1..V; row 0, the padding, is not in it and can never be found.
+
+    Searches are exact and deterministic: best score first, the lower row first among equal scores, also where equal
+    scores straddle the end of the list. Safe to call from several threads.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._faiss = require("faiss")
+        self._index = index
+        self._searcher = index
+        self._lock: threading.Lock | None = None
+        if self._faiss.get_num_gpus() > 0:
+            # Faiss GPU indexes are not thread-safe, not even for searches.
+            self._lock = threading.Lock()
+            self._searcher = self._faiss.index_cpu_to_gpu(self._faiss.StandardGpuResources(), 0, index)
+
+    @classmethod
+    def build(cls, item_matrix: Float32Array) -> ItemIndex:
+        """Makes an index of the output matrix (V + 1, D) float32, row 0 being padding."""
+        index = require("faiss").IndexFlatIP(item_matrix.shape[1])
+        index.add(np.ascontiguousarray(item_matrix[1:], dtype=np.float32))
+        return cls(index)
+
+    @classmethod
+    def load(cls, path: Path) -> ItemIndex:
+        """Reads an index that ``save`` wrote.
+
+        Check the file's hash first: Faiss's reader trusts what it reads.
+
+        Raises:
+            BundleCorruptError: the file is missing or not such an index.
+        """
+        faiss = require("faiss")
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
+        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
+            raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
+        return cls(index)
+
+    def save(self, path: Path) -> None:
+        """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
+        path.write_bytes(self._faiss.serialize_index(self._index).data)
+
+    @property
+    def num_items(self) -> int:
+        """V, how many items can be found."""
+        return int(self._index.ntotal)
+
+    @property
+    def size(self) -> int:
+        """D, width of a vector."""
+        return int(self._index.d)
+
+    def vectors(self) -> Float32Array:
+        """The item vectors (V, D) float32 in row order, so that row r stands at r - 1."""
+        stored: Float32Array = self._index.reconstruct_n(0, self.num_items)
+        return stored
+
+    def digest(self) -> str:
+        """Hex SHA-256 of the vectors' bytes; the graphs that belong to this index carry the same."""
+        return vectors_digest(self.vectors())
+
+    def search(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
+        """Finds the k best items for each query.
+
+        Args:
+            queries: (N, D) float32.
+            k: at most V items are returned, however large k is.
+
+        Returns:
+            rows (N, min(k, V)) int64 and scores (N, min(k, V)) float32, best first, the lower row first among equals.
+        """
+        k = min(k, self.num_items)
+        fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        rows, scores = self._search_sorted(queries, fetch)
+        if fetch > k:
+            for query in np.flatnonzero(scores[:, k - 1] == scores[:, k]):
+                rows[query], scores[query] = self._search_ties(queries[query : query + 1], fetch)
+        return rows[:, :k], scores[:, :k]
+
+    def _search_ties(self, query: Float32Array, fetch: int) -> tuple[Int64Array, Float32Array]:
+        # Which of the equal scores Faiss kept is chance, so the search widens until it holds all of them. The scores
+        # stay Faiss's: a matrix product may give two equal vectors scores that differ in the last bit.
+        depth = fetch
+        while True:
+            depth = min(2 * depth, self.num_items)
+            rows, scores = self._search_sorted(query, depth)
+            if depth == self.num_items or scores[0, -1] < scores[0, fetch - 1]:
+                return rows[0, :fetch], scores[0, :fetch]
+
+    def _search_sorted(self, queries: Float32Array, fetch: int) -> tuple[Int64Array, Float32Array]:
+        if self._lock is None or fetch > _MAX_GPU_FETCH:
+            scores, positions = self._index.search(queries, fetch)
+        else:
+            with self._lock:
+                scores, positions = self._searcher.search(queries, fetch)
+        rows = positions.astype(np.int64) + 1
+        order = np.lexsort((rows, -scores), axis=1)
+        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def vectors_digest(vectors: Float32Array) -> str:
+    """Hex SHA-256 of item vectors (V, D) float32, rows 1..V in order."""
+    return hashlib.sha256(np.ascontiguousarray(vectors, dtype=np.float32).data).hexdigest()

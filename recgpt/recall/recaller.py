@@ -1,0 +1,208 @@
+"""Multi-interest recall: the one algorithm above every backend.
+
+requests -> rows -> interests (backend) -> one batched search (item index) -> merge by quotas -> candidates
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from recgpt.backends.base import Backend, InterestsOutput
+from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request
+from recgpt.recall.index import ItemIndex
+from recgpt.recall.merge import merge_by_quotas, num_to_search
+from recgpt.recall.steps import generate_interests
+from recgpt.types import (
+    Candidates,
+    Float32Array,
+    Int64Array,
+    ItemId,
+    RecallRequest,
+    Timings,
+    UserId,
+)
+
+
+class PretrainedOnlyWarning(UserWarning):
+    """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
+
+
+class Recaller:
+    """Recalls items for users, whichever backend computes their interests.
+
+    Safe to call from several threads. Use as a context manager, or call ``close``.
+
+    Args:
+        backend: runs the model.
+        index: finds items for interests; of the same export as the model.
+        catalogue: ids and popularity; of the same export as the model.
+        prompt_tuned: whether the model went through stage 2; decides the default quotas.
+
+    Raises:
+        BundleMismatchError: backend, index and catalogue are of different sizes.
+    """
+
+    def __init__(self, backend: Backend, index: ItemIndex, catalogue: Catalogue, *, prompt_tuned: bool) -> None:
+        spec = backend.spec
+        sizes = {(spec.num_items, spec.hidden_size), (index.num_items, index.size)}
+        if len(sizes) > 1 or len(catalogue.item_ids) != spec.num_items or len(catalogue.user_ids) != spec.num_users:
+            raise BundleMismatchError(
+                f"the model has {spec.num_items} items of width {spec.hidden_size} and {spec.num_users} users, the "
+                f"index {index.num_items} items of width {index.size}, the id maps {len(catalogue.item_ids)} items and "
+                f"{len(catalogue.user_ids)} users; expected all from one export: run export/to_onnx.py again"
+            )
+        self.backend = backend
+        self.index = index
+        self.catalogue = catalogue
+        self.prompt_tuned = prompt_tuned
+
+    def recall(
+        self,
+        history: Sequence[ItemId],
+        *,
+        user_id: UserId | None = None,
+        segments: Sequence[int] | None = None,
+        k: int = 10,
+        quotas: Sequence[int] | None = None,
+        filter_seen: bool = True,
+    ) -> Candidates:
+        """Recalls k items for one user; arguments and errors as in RecallRequest and ``recall_many``."""
+        request = RecallRequest(
+            history=history, user_id=user_id, segments=segments, k=k, quotas=quotas, filter_seen=filter_seen
+        )
+        return self.recall_many([request])[0]
+
+    def recall_many(self, requests: Iterable[RecallRequest]) -> list[Candidates]:
+        """Recalls items for several users in as few calls of model and index as their numbers of interests allow.
+
+        Args:
+            requests: any mix of k, quotas and history lengths.
+
+        Returns:
+            One answer a request, in their order.
+
+        Raises:
+            ShortfallError: the catalogue cannot give a request's k items.
+            QuotaError: more interests than the context window has room for.
+            ServerError: the backend is a server and did not answer.
+        """
+        clock = _Clock()
+        encoded = [self._encode(request) for request in requests]
+        groups: dict[int, list[int]] = defaultdict(list)
+        for position, request in enumerate(encoded):
+            groups[0 if request.cold_start.popular else len(request.quotas)].append(position)
+        clock.lap("encode")
+        answers: dict[int, _Answer] = {}
+        for num_interests, positions in groups.items():
+            group = [encoded[position] for position in positions]
+            found = self._recall_group(group, num_interests, clock) if num_interests else self._popular(group)
+            answers.update(zip(positions, found, strict=True))
+        clock.lap("merge")
+        timings = clock.timings()
+        return [self._decode(encoded[position], answers[position], timings) for position in range(len(encoded))]
+
+    def close(self) -> None:
+        """Lets go of the backend; calling it twice is harmless."""
+        self.backend.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _encode(self, request: RecallRequest) -> EncodedRequest:
+        if not isinstance(request, RecallRequest):
+            raise RequestError(f"expected a RecallRequest, got {request!r}")
+        encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
+        available = self.index.num_items - len(encoded.excluded)
+        if request.k > available:
+            raise ShortfallError(
+                f"k = {request.k}, but only {available} of the catalogue's {self.index.num_items} items can be "
+                f"recalled ({len(encoded.excluded)} are in the history); ask for at most {available}",
+                requested=request.k,
+                available=available,
+            )
+        num_interests, window = len(encoded.quotas), self.backend.spec.max_length
+        if num_interests > window:
+            raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
+        if num_interests > 1 and not self.prompt_tuned:
+            warnings.warn(
+                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
+                PretrainedOnlyWarning,
+                stacklevel=4,
+            )
+        return encoded
+
+    def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
+        tokens = batch_tokens(group, max_history=self.backend.spec.max_length - (num_interests - 1))
+        clock.lap("encode")
+        output = generate_interests(self.backend, tokens, num_interests)
+        clock.lap("interests")
+        rows, scores = self._search(group, output)
+        clock.lap("search")
+        generated = output.generated_rows[:, : num_interests - 1]
+        return [
+            (*merge_by_quotas(rows[position], scores[position], request.quotas, request.excluded), generated[position])
+            for position, request in enumerate(group)
+        ]
+
+    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> tuple[Int64Array, Float32Array]:
+        batch, num_interests, width = output.interests.shape
+        depth = max(num_to_search(request.quotas, len(request.excluded)) for request in group)
+        rows, scores = self.index.search(output.interests.reshape(-1, width), depth)
+        return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
+
+    def _popular(self, group: list[EncodedRequest]) -> list[_Answer]:
+        answers: list[_Answer] = []
+        for request in group:
+            k = sum(request.quotas)
+            rows = self.catalogue.popular_rows[:k]
+            scores = self.catalogue.popularity[rows].astype(np.float32)
+            answers.append((rows, scores, np.zeros(k, dtype=np.int64), rows[:0]))
+        return answers
+
+    def _decode(self, request: EncodedRequest, answer: _Answer, timings: Timings) -> Candidates:
+        rows, scores, steps, generated = answer
+        item_ids = self.catalogue.item_ids
+        return Candidates(
+            item_ids=tuple(item_ids.id(row) for row in rows.tolist()),
+            scores=scores,
+            steps=steps,
+            generated_ids=tuple(item_ids.id(row) for row in generated.tolist()),
+            cold_start=request.cold_start,
+            timings=timings,
+        )
+
+
+# rows, scores, steps, generated rows
+_Answer = tuple[Int64Array, Float32Array, Int64Array, Int64Array]
+
+
+class _Clock:
+    """Adds up the time between laps under the name of the stage that just ended."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.perf_counter_ns()
+        self._stages = {"encode": 0, "interests": 0, "search": 0, "merge": 0}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter_ns()
+        self._stages[stage] += now - self._last
+        self._last = now
+
+    def timings(self) -> Timings:
+        return Timings(
+            **{f"{stage}_ns": duration for stage, duration in self._stages.items()}, total_ns=self._last - self._start
+        )

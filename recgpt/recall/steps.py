@@ -1,0 +1,45 @@
+"""The autoregressive loop over a backend: the fused graph where there is one, else step by step on the KV cache."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recgpt.backends.base import Backend, InterestsOutput, Tokens
+from recgpt.types import PROMPT
+
+
+def generate_interests(backend: Backend, tokens: Tokens, num_interests: int) -> InterestsOutput:
+    """J interests a row by the fewest calls the backend offers; the same answer either way."""
+    if num_interests in backend.fused:
+        return backend.interests(tokens, num_interests)
+    return generate_stepwise(backend, tokens, num_interests)
+
+
+def generate_stepwise(backend: Backend, tokens: Tokens, num_interests: int) -> InterestsOutput:
+    """J interests a row by one ``prefill`` and J - 1 calls of ``decode``.
+
+    Each step's best item, neither excluded nor generated before, is fed back with segment 1 at the next position.
+
+    Args:
+        backend: runs the graphs.
+        tokens: histories of at most C - (J - 1) tokens.
+        num_interests: J, at least 1.
+
+    Returns:
+        As ``Backend.interests``.
+    """
+    output = backend.prefill(tokens)
+    interests, generated = [output.interest], [output.next_rows]
+    for step in range(1, num_interests):
+        item_rows = generated[-1][:, None]
+        new_token = Tokens(
+            user_rows=tokens.user_rows,
+            item_rows=item_rows,
+            segments=np.full_like(item_rows, PROMPT),
+            lengths=tokens.lengths + (step - 1),
+            excluded=np.concatenate([tokens.excluded, np.stack(generated, axis=1)], axis=1),
+        )
+        output = backend.decode(new_token, output.key_values)
+        interests.append(output.interest)
+        generated.append(output.next_rows)
+    return InterestsOutput(interests=np.stack(interests, axis=1), generated_rows=np.stack(generated, axis=1))

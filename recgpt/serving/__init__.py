@@ -1,0 +1,1 @@
+"""Triton: model repository, launcher for machines without one, stand-in backend."""

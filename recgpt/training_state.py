@@ -1,0 +1,58 @@
+"""What a model went through; travels with checkpoints and bundles. Knows no model and no library."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+PRETRAINED = "pretrained"
+PROMPT_TUNED = "prompt_tuned"
+STAGES = (PRETRAINED, PROMPT_TUNED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingState:
+    """How a model was trained.
+
+    Attributes:
+        stage: ``pretrained`` (fit for one interest) or ``prompt_tuned`` (fit for several).
+        num_prompts: K, generated items before each real item while tuning; 0 for a model that was only pre-trained.
+        num_epochs: epochs over the training data that went into the weights, of all stages.
+        seed: of every random choice.
+        data: name of the training data, for people.
+        validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
+
+    Raises:
+        ValueError: a value is not of these.
+    """
+
+    stage: str
+    num_prompts: int
+    num_epochs: int
+    seed: int
+    data: str
+    validation: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage {self.stage!r}: expected one of {', '.join(STAGES)}")
+        if min(self.num_prompts, self.num_epochs, self.seed) < 0:
+            raise ValueError(
+                f"num_prompts {self.num_prompts}, num_epochs {self.num_epochs}, seed {self.seed}: expected at least 0"
+            )
+
+    @property
+    def is_prompt_tuned(self) -> bool:
+        """Whether the model has learnt to go on after items it generated itself."""
+        return self.stage == PROMPT_TUNED
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, the inverse of ``from_dict``."""
+        return {**dataclasses.asdict(self), "validation": dict(self.validation)}
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> TrainingState:
+        """The inverse of ``to_dict``; TypeError or ValueError if the values are not a training state's."""
+        return TrainingState(**values)

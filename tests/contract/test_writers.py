@@ -1,0 +1,146 @@
+"""The exported files themselves."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from recgpt.backends.eager import model_spec
+from recgpt.backends.torchscript import TorchScriptBackend
+from recgpt.config import ModelConfig
+from recgpt.errors import BundleError, ExportError, OutputError
+from recgpt.graphs.modules import Prefill
+from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.torchscript_writer import load_torchscript, write_torchscript
+from recgpt.model.decoder import Decoder
+from recgpt.signature import graph_spec
+
+GRAPHS = ("prefill", "decode", "interests_3")
+
+# What ONNX Runtime 1.27, the one inside current Triton, loads.
+MAX_OPSET, MAX_IR_VERSION = 21, 11
+
+CONTROL_FLOW = {"Loop", "If", "Scan", "SequenceMap"}
+
+# Room for nodes and names beside the weights: a weight matrix stored twice would take more.
+GRAPH_BYTES_PER_NODE = 300
+
+
+@pytest.fixture(params=GRAPHS)
+def name(request):
+    return request.param
+
+
+@pytest.fixture
+def model(exported, name):
+    return onnx.load(exported.folder / f"{name}.onnx")
+
+
+@pytest.fixture
+def small_decoder():
+    config = ModelConfig(max_length=4, hidden_size=4, num_blocks=1, num_heads=2, ffn_size=4)
+    return Decoder(config, num_items=5, num_users=1)
+
+
+def shape_of(value):
+    return [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+
+
+def test_names_types_and_axes_are_those_of_the_signature(exported, model, name):
+    spec, sizes = graph_spec(name), model_spec(exported.decoder)
+    fixed = {"L": sizes.num_blocks, "H": sizes.num_heads, "Dh": sizes.head_size, "D": sizes.hidden_size}
+    types = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
+    for tensors, values in ((spec.inputs, model.graph.input), (spec.outputs, model.graph.output)):
+        assert [value.name for value in values] == [tensor.name for tensor in tensors]
+        for tensor, value in zip(tensors, values, strict=True):
+            assert value.type.tensor_type.elem_type == types[tensor.dtype]
+            expected = [fixed.get(axis, axis) for axis in tensor.axes]
+            found = shape_of(value)
+            # A sum of two axes is named by the exporter, in an order of its own.
+            assert ["P+S" if set("PS") <= set(str(axis)) else axis for axis in found] == expected
+
+
+def test_onnx_runtime_of_current_triton_can_load_it(model):
+    assert [(opset.domain, opset.version <= MAX_OPSET) for opset in model.opset_import] == [("", True)]
+    assert model.ir_version <= MAX_IR_VERSION
+    assert not model.functions
+
+
+def test_it_has_no_control_flow_and_no_subgraphs(model):
+    assert not {node.op_type for node in model.graph.node} & CONTROL_FLOW
+    assert not [node for node in model.graph.node for attribute in node.attribute if attribute.HasField("g")]
+
+
+def test_every_weight_is_stored_once_and_inside(exported, model, name):
+    decoder = exported.decoder
+    sizes = [math.prod(tensor.dims) for tensor in model.graph.initializer]
+    tables = 1 if decoder.output is None else 2
+    assert sum(size == decoder.item_matrix.numel() for size in sizes) == tables
+    assert not any(tensor.HasField("data_location") and tensor.data_location for tensor in model.graph.initializer)
+    weights = sum(parameter.numel() for parameter in decoder.parameters()) * 4
+    file_bytes = (exported.folder / f"{name}.onnx").stat().st_size
+    assert weights <= file_bytes <= weights + GRAPH_BYTES_PER_NODE * len(model.graph.node)
+    assert not list(exported.folder.glob("*.data"))
+
+
+def test_it_carries_the_metadata_and_nothing_of_the_machine(model):
+    assert {entry.key: entry.value for entry in model.metadata_props} == {"made_by": "the contract suite"}
+    assert not [node for node in model.graph.node if node.metadata_props or node.doc_string]
+
+
+def test_the_checker_accepts_it(exported, name):
+    onnx.checker.check_model(exported.folder / f"{name}.onnx", full_check=True)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(small_decoder, tmp_path, value):
+    with torch.no_grad():
+        small_decoder.blocks[0].ffn_input.weight[1, 2] = value
+    for write in (lambda g, p: write_onnx(g, p, metadata={}), write_torchscript):
+        with pytest.raises(ExportError, match=r"blocks\.0\.ffn_input\.weight"):
+            write(Prefill(small_decoder), tmp_path / "graph")
+    assert not list(tmp_path.iterdir())
+
+
+def test_writing_leaves_the_decoder_as_it_was(small_decoder, tmp_path):
+    small_decoder.train()
+    before = {name: tensor.clone() for name, tensor in small_decoder.state_dict().items()}
+    write_torchscript(Prefill(small_decoder), tmp_path / "prefill.pt")
+    assert small_decoder.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in small_decoder.state_dict().items())
+
+
+def test_torchscript_stores_the_item_matrix_once(tmp_path):
+    config = ModelConfig(max_length=4, hidden_size=16, num_blocks=1, num_heads=2, ffn_size=4)
+    decoder = Decoder(config, num_items=20_000, num_users=1)
+    write_torchscript(Prefill(decoder), tmp_path / "prefill.pt")
+    assert (tmp_path / "prefill.pt").stat().st_size < 1.2 * decoder.item_matrix.numel() * 4
+
+
+def test_torchscript_runs_without_this_package(small_decoder, tmp_path):
+    write_torchscript(Prefill(small_decoder), tmp_path / "prefill.pt")
+    module = load_torchscript(tmp_path / "prefill.pt")
+    ones = torch.ones(2, 3, dtype=torch.int64)
+    interest, next_ids, past = module(ones[:, :1], ones, ones, ones[:, :1] * 3, ones)
+    expected = small_decoder.eval()(ones[:, 0], ones, ones)[:, -1]
+    np.testing.assert_allclose(interest.numpy(), expected.detach().numpy(), rtol=0, atol=1e-6)
+    assert (next_ids.shape, past.shape) == ((2, 1), (2, 1, 2, 2, 3, 2))
+
+
+def test_a_damaged_or_missing_torchscript_file_is_named(tmp_path, small_decoder):
+    (tmp_path / "damaged.pt").write_bytes(b"no zip archive")
+    for path in (tmp_path / "damaged.pt", tmp_path / "missing.pt"):
+        with pytest.raises(BundleError, match=path.name):
+            load_torchscript(path)
+    with pytest.raises(BundleError, match="decode missing"):
+        TorchScriptBackend({"prefill": tmp_path / "damaged.pt"}, model_spec(small_decoder))
+
+
+def test_a_folder_that_cannot_be_made_is_an_output_error(small_decoder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        write_torchscript(Prefill(small_decoder), tmp_path / "file" / "prefill.pt")

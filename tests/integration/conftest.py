@@ -1,0 +1,28 @@
+"""The small model, served once for all tests that need a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from tiny_model import Export, Graphs, Served
+
+from recgpt.bundle import Bundle
+from recgpt.serving.repository import write_repository
+from recgpt.serving.server import TritonServer
+
+VERSION = 20261121080000
+
+
+@pytest.fixture(scope="session")
+def small_graphs(export: Export) -> Graphs:
+    bundle = Bundle.open(export.bundle)
+    return Graphs(bundle.graphs(), bundle.manifest.model)
+
+
+@pytest.fixture(scope="session")
+def served(small_graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    write_repository(folder / "models", small_graphs.files, VERSION)
+    with TritonServer(folder / "models", log=folder / "tritonserver.log") as server:
+        yield Served(server, small_graphs, folder / "models")

@@ -1,0 +1,361 @@
+from __future__ import annotations
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_model import ToyBackend, ToyModel, recall_by_hand
+
+from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
+from recgpt.recall.index import ItemIndex
+from recgpt.recall.merge import default_quotas
+from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
+from recgpt.types import Candidates, RecallRequest
+
+PROPERTIES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+FUSED = [(), (2, 6), (1, 2, 3, 4, 5, 6)]
+
+
+def quotas_of(k: int, num_interests: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """All ways to split k into that many positive parts."""
+    if num_interests == 1:
+        return st.just((k,))
+    cuts = st.sets(st.integers(1, k - 1), min_size=num_interests - 1, max_size=num_interests - 1)
+    return cuts.map(lambda places: tuple(np.diff([0, *sorted(places), k]).tolist()))
+
+
+@st.composite
+def requests_for(draw: st.DrawFn, model: ToyModel, *, strings: bool) -> RecallRequest:
+    """Any request the catalogue can meet: unknown items and users, repeats, more history than the window holds."""
+    spec = model.spec
+    rows = draw(st.lists(st.integers(-3, spec.num_items), max_size=2 * spec.max_length))
+    history = [f"i{row}" if strings else 10 * row for row in rows]
+    user = draw(st.none() | st.integers(-1, spec.num_users))
+    filter_seen = draw(st.booleans())
+    seen = {row for row in rows if row > 0} if filter_seen else set()
+    available = spec.num_items - len(seen)
+    num_interests = draw(st.integers(1, min(6, available)))
+    k = draw(st.integers(num_interests, available))
+    return RecallRequest(
+        history=history,
+        user_id=user if user is None else f"u{user}" if strings else 100 * user,
+        segments=draw(st.none() | st.lists(st.integers(0, 1), min_size=len(rows), max_size=len(rows))),
+        k=k,
+        quotas=draw(st.none() | quotas_of(k, num_interests)),
+        filter_seen=filter_seen,
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn, *, max_requests: int) -> tuple[ToyModel, Recaller, list[RecallRequest]]:
+    model = ToyModel(seed=draw(st.integers(0, 10_000)), num_items=draw(st.integers(17, 40)))
+    strings = draw(st.booleans())
+    recaller = model.recaller(fused=draw(st.sampled_from(FUSED)), strings=strings)
+    requests = draw(st.lists(requests_for(model, strings=strings), min_size=1, max_size=max_requests))
+    return model, recaller, requests
+
+
+def assert_is(candidates: Candidates, model: ToyModel, recaller: Recaller, request: RecallRequest) -> None:
+    quotas = request.quotas or default_quotas(request.k, prompt_tuned=True)
+    expected = recall_by_hand(model, recaller.catalogue, request, quotas)
+    assert list(candidates.item_ids) == expected.item_ids
+    assert candidates.scores.tolist() == expected.scores
+    assert candidates.steps.tolist() == expected.steps
+    assert list(candidates.generated_ids) == expected.generated_ids
+    assert dataclasses.astuple(candidates.cold_start) == (
+        expected.shared_user,
+        expected.num_unknown_items,
+        expected.popular,
+    )
+
+
+@given(cases(max_requests=1))
+@PROPERTIES
+def test_recall_is_what_a_person_would_do_by_hand(case: tuple[ToyModel, Recaller, list[RecallRequest]]) -> None:
+    model, recaller, (request,) = case
+    assert_is(recaller.recall_many([request])[0], model, recaller, request)
+
+
+@given(cases(max_requests=1))
+@PROPERTIES
+def test_exactly_k_distinct_items_none_seen_none_padding_quotas_kept(
+    case: tuple[ToyModel, Recaller, list[RecallRequest]],
+) -> None:
+    _, recaller, (request,) = case
+    candidates = recaller.recall_many([request])[0]
+    assert len(candidates) == request.k == len(set(candidates.item_ids))
+    assert set(candidates.item_ids) <= set(recaller.catalogue.item_ids.ids)
+    if request.filter_seen:
+        assert not set(candidates.item_ids) & set(request.history)
+        assert not set(candidates.generated_ids) & set(request.history)
+    assert len(set(candidates.generated_ids)) == len(candidates.generated_ids)
+    if not candidates.cold_start.popular:
+        quotas = request.quotas or default_quotas(request.k, prompt_tuned=True)
+        assert np.repeat(np.arange(len(quotas)) + 1, quotas).tolist() == candidates.steps.tolist()
+        assert len(candidates.generated_ids) == len(quotas) - 1
+    for step in set(candidates.steps.tolist()):
+        part = candidates.scores[candidates.steps == step]
+        assert (np.diff(part) <= 0).all()
+    assert (candidates.scores.dtype, candidates.steps.dtype) == (np.float32, np.int64)
+
+
+@given(cases(max_requests=6))
+@PROPERTIES
+def test_a_mixed_batch_gives_each_request_its_own_answer_in_any_order(
+    case: tuple[ToyModel, Recaller, list[RecallRequest]],
+) -> None:
+    model, recaller, requests = case
+    for request, candidates in zip(requests, recaller.recall_many(requests), strict=True):
+        assert_is(candidates, model, recaller, request)
+    backwards = recaller.recall_many(reversed(requests))
+    for request, candidates in zip(reversed(requests), backwards, strict=True):
+        assert_is(candidates, model, recaller, request)
+
+
+@pytest.mark.parametrize("num_interests", range(1, 7))
+@pytest.mark.parametrize("fused", FUSED)
+def test_fused_and_stepwise_give_the_same_list(num_interests: int, fused: tuple[int, ...]) -> None:
+    model = ToyModel(seed=3)
+    recaller = model.recaller(fused=fused)
+    quotas = [13 - num_interests, *[1] * (num_interests - 1)]
+    request = RecallRequest(history=[10, 20, 70], user_id=200, k=12, quotas=quotas)
+    assert_is(recaller.recall_many([request])[0], model, recaller, request)
+    assert isinstance(recaller.backend, ToyBackend)
+    stepwise = ["prefill", *["decode"] * (num_interests - 1)]
+    assert recaller.backend.calls == ([f"interests_{num_interests}"] if num_interests in fused else stepwise)
+
+
+def test_requests_of_one_number_of_interests_share_one_call() -> None:
+    recaller = ToyModel().recaller()
+    requests = [RecallRequest(history=[10 * row], k=4, quotas=(2, 2)) for row in range(1, 9)]
+    recaller.recall_many([*requests, RecallRequest(history=[]), RecallRequest(history=[10], k=1)])
+    assert isinstance(recaller.backend, ToyBackend)
+    assert sorted(recaller.backend.calls) == ["interests_2", "prefill"]
+
+
+def test_no_requests_no_answers() -> None:
+    assert ToyModel().recaller().recall_many([]) == []
+
+
+def test_items_older_than_the_window_are_still_seen() -> None:
+    model = ToyModel(num_items=20, max_length=8)
+    recaller = model.recaller()
+    history = [10 * row for row in range(1, 15)]  # 14 tokens; two steps leave room for 7
+    candidates = recaller.recall(history, k=6, quotas=(3, 3))
+    assert sorted(candidates.item_ids) == [150, 160, 170, 180, 190, 200]
+    assert set(candidates.generated_ids) <= {150, 160, 170, 180, 190, 200}
+
+
+@pytest.mark.parametrize("quotas", [(4,), (2, 2), (1, 1, 1, 1)])
+def test_only_the_newest_items_that_leave_room_for_the_generated_ones_reach_the_model(quotas: tuple[int, ...]) -> None:
+    model = ToyModel(max_length=8)
+    recaller = model.recaller(fused=())
+    newest = [10 * row for row in range(10, 10 + 8 - (len(quotas) - 1))]
+    older = [10, 20, 30]
+    cut = recaller.recall(newest, k=4, quotas=quotas, filter_seen=False)
+    full = recaller.recall(older + newest, k=4, quotas=quotas, filter_seen=False)
+    assert full.item_ids == cut.item_ids
+    assert full.scores.tolist() == cut.scores.tolist()
+
+
+def test_segments_are_cut_and_dropped_with_their_items() -> None:
+    model = ToyModel(seed=5)
+    recaller = model.recaller()
+    request = RecallRequest(history=[10, 999, 20, 888, 30], segments=[0, 1, 1, 0, 0], k=5, quotas=(5,))
+    same = RecallRequest(history=[10, 20, 30], segments=[0, 1, 0], k=5, quotas=(5,))
+    other = RecallRequest(history=[10, 20, 30], k=5, quotas=(5,))
+    found, expected, without = recaller.recall_many([request, same, other])
+    assert found.scores.tolist() == expected.scores.tolist() != without.scores.tolist()
+
+
+@pytest.mark.parametrize("history", [[], [7, 8, "10"], np.array([], dtype=np.int64)])
+def test_no_known_item_gets_the_popular_ones_and_says_so(history: list[int]) -> None:
+    model = ToyModel(seed=1)
+    recaller = model.recaller()
+    candidates = recaller.recall(history, user_id=100, k=30)
+    expected = sorted(range(1, 31), key=lambda row: (-model.popularity[row], row))
+    assert candidates.item_ids == tuple(10 * row for row in expected)
+    assert candidates.scores.tolist() == [model.popularity[row] for row in expected]
+    assert candidates.steps.tolist() == [0] * 30
+    assert candidates.generated_ids == ()
+    assert dataclasses.astuple(candidates.cold_start) == (False, len(history), True)
+    assert isinstance(recaller.backend, ToyBackend)
+    assert recaller.backend.calls == []
+
+
+def test_an_unknown_user_is_the_shared_one() -> None:
+    recaller = ToyModel(seed=2).recaller()
+    unknown, absent, known = (recaller.recall([10, 20], user_id=user) for user in (12345, None, 100))
+    assert unknown.item_ids == absent.item_ids
+    assert unknown.scores.tolist() == absent.scores.tolist() != known.scores.tolist()
+    assert unknown.cold_start.shared_user
+    assert absent.cold_start.shared_user
+    assert not known.cold_start.shared_user
+
+
+def test_ids_of_numpy_types_are_the_same_ids() -> None:
+    recaller = ToyModel().recaller()
+    plain = recaller.recall([10, 20], user_id=100, k=5)
+    assert recaller.recall(np.array([10, 20]), user_id=np.int64(100), k=np.int64(5)).item_ids == plain.item_ids
+    assert all(type(item) is int for item in plain.item_ids)
+    strings = ToyModel().recaller(strings=True)
+    found = strings.recall(np.array(["i1", "i2"]), user_id=np.str_("u1"), k=5)
+    assert found.item_ids == tuple(f"i{item // 10}" for item in plain.item_ids)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "available"),
+    [
+        ({"history": [10, 20], "k": 5}, 4),
+        ({"history": [10, 20, 10, 999], "k": 5}, 4),
+        ({"history": [], "k": 7}, 6),
+        ({"history": [10], "k": 7, "filter_seen": False}, 6),
+        ({"history": [10, 20, 30, 40, 50, 60], "k": 1}, 0),
+    ],
+)
+def test_more_than_the_catalogue_can_give_is_a_typed_shortfall(arguments: dict[str, object], available: int) -> None:
+    recaller = ToyModel(num_items=6).recaller()
+    with pytest.raises(ShortfallError, match=f"k = {arguments['k']}.*{available}") as caught:
+        recaller.recall(**arguments)  # type: ignore[arg-type]
+    assert (caught.value.requested, caught.value.available) == (arguments["k"], available)
+    if available:
+        best = recaller.recall(**arguments | {"k": available})  # type: ignore[arg-type]
+        assert len(best) == available
+
+
+@pytest.mark.parametrize(
+    "quotas",
+    [(5, 4), (11,), (10, 0), (11, -1), (), "91", b"\x09\x01", (9.0, 1.0), (True, 9), 10, {9, 1}, ((9,), (1,))],
+)
+def test_quotas_that_do_not_fit_k_are_refused(quotas: object) -> None:
+    with pytest.raises(QuotaError, match="quotas"):
+        ToyModel().recaller().recall([10], k=10, quotas=quotas)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("quotas", [np.array(10), np.array([[9, 1]]), np.array([9.0, 1.0])])
+def test_quota_arrays_of_another_shape_or_type_are_refused(quotas: np.ndarray) -> None:
+    with pytest.raises(QuotaError, match="quotas"):
+        ToyModel().recaller().recall([10], k=10, quotas=quotas)  # type: ignore[arg-type]
+
+
+def test_more_interests_than_positions_are_refused() -> None:
+    recaller = ToyModel(max_length=4).recaller()
+    assert len(recaller.recall([10, 20, 30], k=4, quotas=(1,) * 4)) == 4
+    with pytest.raises(QuotaError, match="5 quotas.*at most 4"):
+        recaller.recall([10, 20, 30], k=5, quotas=(1,) * 5)
+
+
+@pytest.mark.parametrize(
+    ("history", "what"),
+    [
+        ("10", "str"),
+        (b"10", "bytes"),
+        (10, "int"),
+        (None, "NoneType"),
+        ({10, 20}, "set"),
+        ({10: 20}, "dict"),
+        (iter([10]), "iterator"),
+        ([10, 2.5], r"history\[1\] = 2.5 is a float"),
+        ([True], r"history\[0\] = True is a bool"),
+        ([10, None], r"history\[1\]"),
+        ([[10, 20]], r"history\[0\].*list"),
+        (np.array([[10, 20]]), r"shape \(1, 2\)"),
+        (np.array(10), r"shape \(\)"),
+        (np.array([1.0]), "float"),
+        (np.array([True]), "bool"),
+    ],
+)
+def test_a_history_of_the_wrong_type_or_shape_is_named(history: object, what: str) -> None:
+    with pytest.raises(RequestError, match=what):
+        ToyModel().recaller().recall(history)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        ({"user_id": 1.5}, "user_id"),
+        ({"user_id": True}, "user_id"),
+        ({"user_id": [100]}, "user_id"),
+        ({"k": 0}, "k = 0"),
+        ({"k": -3}, "k = -3"),
+        ({"k": 2.0}, "k = 2.0"),
+        ({"k": "10"}, "k = '10'"),
+        ({"k": True}, "k = True"),
+        ({"segments": [0]}, "expected 2 values"),
+        ({"segments": [0, 0, 0]}, "expected 2 values"),
+        ({"segments": 0}, "expected 2 values"),
+        ({"segments": np.array(0)}, "expected 2 values"),
+        ({"segments": [0, 2]}, "0 .*1"),
+        ({"segments": [0, -1]}, "0 .*1"),
+        ({"segments": [0, True]}, "0 .*1"),
+        ({"segments": [0.0, 1.0]}, "0 .*1"),
+        ({"segments": "01"}, "expected 2 values"),
+    ],
+)
+def test_other_wrong_arguments_are_named(arguments: dict[str, object], what: str) -> None:
+    with pytest.raises(RequestError, match=what):
+        ToyModel().recaller().recall([10, 20], **arguments)  # type: ignore[arg-type]
+
+
+def test_one_bad_request_is_refused_before_the_model_runs() -> None:
+    recaller = ToyModel(num_items=6).recaller()
+    with pytest.raises(ShortfallError):
+        recaller.recall_many([RecallRequest(history=[10], k=2), RecallRequest(history=[10], k=6)])
+    assert isinstance(recaller.backend, ToyBackend)
+    assert recaller.backend.calls == []
+
+
+def test_something_else_than_a_request_is_refused() -> None:
+    with pytest.raises(RequestError, match="RecallRequest"):
+        ToyModel().recaller().recall_many([[10, 20]])  # type: ignore[list-item]
+
+
+def test_several_steps_of_a_pretrained_model_warn() -> None:
+    recaller = ToyModel().recaller(prompt_tuned=False)
+    with pytest.warns(PretrainedOnlyWarning, match="pre-trained"):
+        recaller.recall([10], k=4, quotas=(2, 2))
+
+
+def test_a_pretrained_model_takes_one_step_by_default_without_a_warning() -> None:
+    recaller = ToyModel().recaller(prompt_tuned=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        candidates = recaller.recall([10], k=10)
+    assert candidates.steps.tolist() == [1] * 10
+
+
+def test_the_default_of_a_tuned_model_is_nine_and_one() -> None:
+    assert ToyModel().recaller().recall([10], k=10).steps.tolist() == [1] * 9 + [2]
+
+
+def test_timings_add_up_to_the_total() -> None:
+    timings = ToyModel().recaller().recall([10, 20]).timings
+    parts = (timings.encode_ns, timings.interests_ns, timings.search_ns, timings.merge_ns)
+    assert min(parts) >= 0
+    assert sum(parts) == timings.total_ns > 0
+
+
+def test_it_closes_its_backend_at_the_end_of_a_with_block() -> None:
+    recaller = ToyModel().recaller()
+    with recaller as same:
+        assert same is recaller
+    assert isinstance(recaller.backend, ToyBackend)
+    assert recaller.backend.closed
+
+
+def test_parts_of_different_models_are_refused() -> None:
+    model, other = ToyModel(), ToyModel(num_items=31)
+    wide, crowd = ToyModel(size=5), ToyModel(num_users=5)
+    backend = ToyBackend(model, fused=())
+    index = ItemIndex.build(model.items.astype(np.float32))
+    for wrong_index in (other, wide):
+        with pytest.raises(BundleMismatchError, match="one export"):
+            Recaller(
+                backend, ItemIndex.build(wrong_index.items.astype(np.float32)), model.catalogue(), prompt_tuned=True
+            )
+    for wrong_catalogue in (other, crowd):
+        with pytest.raises(BundleMismatchError, match="one export"):
+            Recaller(backend, index, wrong_catalogue.catalogue(), prompt_tuned=True)

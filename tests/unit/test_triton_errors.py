@@ -1,0 +1,65 @@
+"""Every gRPC status has its error, and Triton's words for UNAVAILABLE are told apart."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+
+from recgpt.backends.triton import ladder
+from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
+from recgpt.errors import (
+    ModelUnavailableError,
+    RecGPTError,
+    RequestError,
+    ServerError,
+    ServerOverloadedError,
+    ServerRefusedError,
+    ServerTimeoutError,
+    ServerUnavailableError,
+)
+
+
+def test_the_table_names_every_status_and_nothing_else():
+    assert set(STATUS_ERRORS) == {code.name for code in grpc.StatusCode}
+
+
+@pytest.mark.parametrize("code", grpc.StatusCode)
+def test_every_status_gives_one_of_our_errors_with_the_servers_words_the_address_and_advice(code):
+    error = server_error(str(code), "the server's words", url="host:8001", what="model prefill version 3")
+    assert isinstance(error, RecGPTError)
+    for part in ("the server's words", "host:8001", "model prefill version 3", code.name, STATUS_ERRORS[code.name][1]):
+        assert part in str(error)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "expected"),
+    [
+        ("UNAVAILABLE", "failed to connect to all addresses", ServerUnavailableError),
+        ("UNAVAILABLE", "GRPC server is shutting down and has stopped accepting new requests.", ServerUnavailableError),
+        ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size", ServerOverloadedError),
+        ("UNAVAILABLE", "Request timeout expired", ServerTimeoutError),
+        ("UNAVAILABLE", "Request for unknown model: 'decode' version 3 is not at ready state", ModelUnavailableError),
+        ("NOT_FOUND", "Request for unknown model: 'decode' is not found", ModelUnavailableError),
+        ("DEADLINE_EXCEEDED", "Deadline Exceeded", ServerTimeoutError),
+        ("CANCELLED", "CANCELLED", ServerUnavailableError),
+        ("RESOURCE_EXHAUSTED", "message larger than max", ServerOverloadedError),
+        ("UNAUTHENTICATED", "no", ServerRefusedError),
+        ("PERMISSION_DENIED", "no", ServerRefusedError),
+        ("INVALID_ARGUMENT", "unexpected shape", RequestError),
+        ("INTERNAL", "boom", ServerError),
+    ],
+)
+def test_status_and_words_decide_the_class(status, text, expected):
+    assert type(server_error(f"StatusCode.{status}", text, url="u", what="w")) is expected
+
+
+def test_a_failure_without_a_status_is_a_server_error():
+    assert type(server_error(None, "broken", url="u", what="w")) is ServerError
+
+
+def test_widths_are_few_never_too_small_and_stop_at_the_window():
+    widths = [ladder(width, 50) for width in range(1, 51)]
+    assert sorted(set(widths)) == [8, 16, 32, 50]
+    assert all(padded >= width for width, padded in enumerate(widths, start=1))
+    assert [ladder(width) for width in (1, 8, 9, 64, 65, 1000)] == [8, 8, 16, 64, 128, 1024]
+    assert ladder(60, 50) == 60
