@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 
 DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: demo test check gpu clean
+.PHONY: demo test check clean
 
 demo: $(STAMP)
 	$(BIN)/recgpt demo $(DEMO_ARGS)

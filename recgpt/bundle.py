@@ -143,13 +143,16 @@ class Bundle:
         popularity = np.load(self._checked(POPULARITY), allow_pickle=False)
         return Catalogue(item_ids=IdMap(ids["items"]), user_ids=IdMap(ids["users"]), popularity=popularity)
 
-    def index(self) -> ItemIndex:
+    def index(self, *, num_threads: int | None = None) -> ItemIndex:
         """The item index, checked, the vectors against the model's digest too.
+
+        Args:
+            num_threads: of one search with many queries; None takes what OpenMP offers.
 
         Raises:
             BundleMismatchError: the index holds other vectors than the graphs.
         """
-        index = ItemIndex.load(self._checked(INDEX))
+        index = ItemIndex.load(self._checked(INDEX), num_threads=num_threads)
         if index.digest() != self.manifest.item_matrix_sha256:
             raise BundleMismatchError(
                 f"{self.path / INDEX} holds other item vectors than the model of this bundle; "

@@ -43,7 +43,6 @@ def train(
     """Pre-trains and prompt-tunes a model; writes OUT/ckpt.pt."""
     from recgpt.config import load_training_config
     from recgpt.data.readers import load_interactions
-    from recgpt.training.trainer import train as run
 
     recipe = load_training_config(preset, config)
     interactions = load_interactions(
@@ -53,6 +52,9 @@ def train(
         f"{data}: {interactions.num_users:,} users, {interactions.num_items:,} items, "
         f"{interactions.num_interactions:,} interactions"
     )
+    # Imported late: what is wrong with settings or data is said before the seconds that this takes.
+    from recgpt.training.trainer import train as run
+
     checkpoint = run(interactions, recipe, out, data_name=data.name, max_epochs=epochs)
     console.print(f"wrote [bold]{checkpoint}[/bold]")
 

@@ -67,7 +67,7 @@ class StageConfig:
         weight_decay: of Adam (L2), on all weights.
         loss: ``cross_entropy`` over the whole catalogue, or the paper's ``bce`` with sampled negatives.
         num_negatives: sampled items a position, for ``bce``.
-        user_dropout: probability that a user's vector is replaced by the shared one in a training step.
+        user_dropout: probability that a user counts as the shared one in a training step; 1 = no user vectors.
     """
 
     max_epochs: int = 100
@@ -77,7 +77,7 @@ class StageConfig:
     weight_decay: float = 0.0
     loss: str = "cross_entropy"
     num_negatives: int = 1
-    user_dropout: float = 0.9
+    user_dropout: float = 1.0
 
     def __post_init__(self) -> None:
         _check_types(self)

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 from rich.console import Console
-from rich.rule import Rule
 from rich.table import Table
 
 from recgpt.bundle import Bundle
@@ -47,7 +46,7 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
     names = read_item_names(items) if items else {}
     if data is None:
         data = out / "demo_data.txt"
-        _step(console, f"generating {data}: 3,000 users, 1,000 items, latent interests that drift")
+        console.print(f"generating {data}: 3,000 users, 1,000 items, latent interests that drift")
         write_sequences(data, generate(num_users=3000, num_items=1000, seed=0))
     elif not data.is_file():
         raise DataError(f"{data}: no such file; expected interactions, as described in README.md")
@@ -58,7 +57,7 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
     _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", out / "evaluation.json")
     _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle)
     _command(console, "python", _script("export/to_torchscript.py"), checkpoint, "--out", out / "torchscript")
-    _step(console, "tritonserver --model-repository triton_models   (on a free port)")
+    _step(console, "tritonserver --model-repository triton_models")
     with TritonServer(CHECKOUT / "triton_models", log=out / "tritonserver.log") as server:
         _show_recall(console, bundle, server.url, names)
     _command(
@@ -96,7 +95,7 @@ def _command(console: Console, program: str, *arguments: object) -> None:
 
 
 def _step(console: Console, text: str) -> None:
-    console.print(Rule(f"[bold]{text}[/bold]", align="left", style="dim"))
+    console.print(f"\n[bold]$ {text}[/bold]", soft_wrap=True, highlight=False)
 
 
 def _script(name: str) -> Path:

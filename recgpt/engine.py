@@ -29,7 +29,7 @@ class Engine(Recaller):
 
         Args:
             bundle: folder that ``export/to_onnx.py`` wrote.
-            num_threads: of ONNX Runtime for one call; None leaves it the choice.
+            num_threads: of one call, in model and index; None leaves it to ONNX Runtime and Faiss.
             providers: ONNX Runtime execution providers in order of preference; None takes CUDA if there, else CPU.
 
         Raises:
@@ -41,7 +41,7 @@ class Engine(Recaller):
             raise BundleError(
                 f"{bundle} holds {opened.manifest.graph_format} graphs; expected what export/to_onnx.py writes"
             )
-        index, catalogue = opened.index(), opened.catalogue()
+        index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
         backend = OnnxRuntimeBackend(
             opened.graphs(), opened.manifest.model, num_threads=num_threads, providers=providers
         )

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from recgpt.data.split import Split, Stage
-from recgpt.errors import ShortfallError
+from recgpt.errors import DataError, QuotaError, ShortfallError
 from recgpt.metrics import hit_rate_at_k, ndcg_at_k, target_rank
 from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
 from recgpt.types import Candidates, Int64Array, ItemId, RecallRequest
@@ -47,7 +47,15 @@ def evaluate(
 
     Returns:
         ``hr@5``, ``hr@10``, ``ndcg@5``, ``ndcg@10``.
+
+    Raises:
+        QuotaError: the quotas give fewer items than the largest cut-off.
+        DataError: nobody has enough items to be evaluated.
     """
+    if sum(quotas) < max(CUTOFFS):
+        raise QuotaError(
+            f"quotas {tuple(quotas)} give {sum(quotas)} items; expected at least {max(CUTOFFS)}, the largest cut-off"
+        )
     targets = split.targets(stage)
     histories = split.history(stage)
     users = np.flatnonzero(targets)
@@ -82,7 +90,9 @@ def evaluate_popularity(recaller: Recaller, split: Split, *, stage: Stage = "tes
 
 
 def summarise(ranks: Int64Array) -> Metrics:
-    """Metrics of 1-based ranks (N,), 0 = not found."""
+    """Metrics of 1-based ranks (N,), 0 = not found; DataError if there are none."""
+    if len(ranks) == 0:
+        raise DataError("nobody to evaluate: expected users with at least 3 items, the last of which is held out")
     rates = {f"hr@{k}": hit_rate_at_k(ranks, k) for k in CUTOFFS}
     return rates | {f"ndcg@{k}": ndcg_at_k(ranks, k) for k in CUTOFFS}
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_model import Export, random_checkpoint
 
 from recgpt.engine import Engine
 from recgpt.model.checkpoint import save_checkpoint
-from tiny_model import Export, random_checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,7 +23,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     save_checkpoint(file, checkpoint)
     bundle, repository = folder / "bundle", folder / "triton_models"
     command = [sys.executable, "export/to_onnx.py", str(file), "--out", str(bundle)]
-    command += ["--model-repository", str(repository), "--num-interests", "2"]
+    command += ["--model-repository", str(repository)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     return Export(checkpoint, file, bundle, repository, result.stdout)

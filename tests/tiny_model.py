@@ -51,7 +51,7 @@ class Served:
 def random_checkpoint(seed: int = 0) -> Checkpoint:
     """Weights large enough that every input counts; item row r has the id "i<r>", user row u the id 100 u."""
     torch.manual_seed(seed)
-    config = ModelConfig(max_length=MAX_LENGTH, hidden_size=16, num_blocks=2, num_heads=2, ffn_size=32)
+    config = ModelConfig(max_length=MAX_LENGTH, hidden_size=16, num_blocks=1, num_heads=2, ffn_size=32)
     decoder = Decoder(config, num_items=NUM_ITEMS, num_users=NUM_USERS)
     with torch.no_grad():
         for parameter in decoder.parameters():
@@ -70,7 +70,7 @@ def random_checkpoint(seed: int = 0) -> Checkpoint:
 
 
 def random_requests(number: int, *, seed: int = 0) -> list[RecallRequest]:
-    """One to six interests; histories from none to twice the window, some of unknown items, with and without segments."""
+    """One to six interests; histories from none to twice the window, with unknown items, with and without segments."""
     rng = np.random.default_rng(seed)
     requests = []
     for _ in range(number):

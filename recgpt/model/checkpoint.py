@@ -7,6 +7,7 @@ holds is ever run.
 from __future__ import annotations
 
 import dataclasses
+import io
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,8 +74,11 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
         "training": checkpoint.training.to_dict(),
         "examples": [(user_row, torch.from_numpy(rows.copy())) for user_row, rows in checkpoint.examples],
     }
-    with atomic_path(Path(path)) as temporary, temporary.open("wb") as file:
-        torch.save(values, file)
+    # Through memory, since torch.save reports a full disk as an error of its own and not as an OSError.
+    buffer = io.BytesIO()
+    torch.save(values, buffer)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:

@@ -76,8 +76,10 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """RecGPT's decoder.
 
-    Rows: item rows are 1..num_items and 0 is padding; user rows are 1..num_users and 0 is the shared user vector, used
-    for unknown users. Sequences are right-padded, so position 0 is always the oldest token and nothing ever shifts.
+    Rows: item rows are 1..num_items and 0 is padding. User rows are 1..num_users and 0 is the shared user, for users
+    that nobody knows: its vector stays zero, since positions can carry what all users share.
+
+    Sequences are right-padded, so position 0 is always the oldest token and nothing ever shifts.
 
     Source: eq. 2-3 of the paper (arXiv 2404.08675); pre-LN residual blocks and a final LayerNorm as in GPT-2.
 
@@ -93,7 +95,7 @@ class Decoder(nn.Module):
         self.num_items = num_items
         self.num_users = num_users
         width = config.hidden_size
-        self.user_embedding = nn.Embedding(num_users + 1, width)
+        self.user_embedding = nn.Embedding(num_users + 1, width, padding_idx=SHARED_USER_ROW)
         self.item_embedding = nn.Embedding(num_items + 1, width, padding_idx=PADDING_ROW)
         self.position_embedding = nn.Embedding(config.max_length, width)
         self.segment_embedding = nn.Embedding(2, width)

@@ -20,17 +20,26 @@ from recgpt.types import Float32Array, Int64Array
 _MAX_GPU_FETCH = 2048
 
 
+# Below this many queries a search runs in the calling thread.
+_MIN_QUERIES_PER_THREAD = 32
+
+
 class ItemIndex:
     """Item vectors of rows 1..V; row 0, the padding, is not in it and can never be found.
 
     Searches are exact and deterministic: best score first, the lower row first among equal scores, also where equal
     scores straddle the end of the list. Safe to call from several threads.
+
+    Args:
+        index: a flat inner-product index of Faiss.
+        num_threads: of one search with many queries; None takes what OpenMP offers.
     """
 
-    def __init__(self, index: Any) -> None:
+    def __init__(self, index: Any, *, num_threads: int | None = None) -> None:
         self._faiss = require("faiss")
         self._index = index
         self._searcher = index
+        self._num_threads = self._faiss.omp_get_max_threads() if num_threads is None else num_threads
         self._lock: threading.Lock | None = None
         if self._faiss.get_num_gpus() > 0:
             # Faiss GPU indexes are not thread-safe, not even for searches.
@@ -45,7 +54,7 @@ class ItemIndex:
         return cls(index)
 
     @classmethod
-    def load(cls, path: Path) -> ItemIndex:
+    def load(cls, path: Path, *, num_threads: int | None = None) -> ItemIndex:
         """Reads an index that ``save`` wrote.
 
         Check the file's hash first: Faiss's reader trusts what it reads.
@@ -60,7 +69,7 @@ class ItemIndex:
             raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
-        return cls(index)
+        return cls(index, num_threads=num_threads)
 
     def save(self, path: Path) -> None:
         """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
@@ -98,6 +107,8 @@ class ItemIndex:
         k = min(k, self.num_items)
         fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
+        self._faiss.omp_set_num_threads(1 if len(queries) < _MIN_QUERIES_PER_THREAD else self._num_threads)
         rows, scores = self._search_sorted(queries, fetch)
         if fetch > k:
             for query in np.flatnonzero(scores[:, k - 1] == scores[:, k]):

@@ -10,7 +10,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
 
 import numpy as np
 
@@ -106,9 +106,12 @@ class Recaller:
             group = [encoded[position] for position in positions]
             found = self._recall_group(group, num_interests, clock) if num_interests else self._popular(group)
             answers.update(zip(positions, found, strict=True))
-        clock.lap("merge")
+            clock.lap("merge")
         timings = clock.timings()
-        return [self._decode(encoded[position], answers[position], timings) for position in range(len(encoded))]
+        return [
+            Candidates(**answers[position], cold_start=request.cold_start, timings=timings)
+            for position, request in enumerate(encoded)
+        ]
 
     def close(self) -> None:
         """Lets go of the backend; calling it twice is harmless."""
@@ -154,7 +157,10 @@ class Recaller:
         clock.lap("search")
         generated = output.generated_rows[:, : num_interests - 1]
         return [
-            (*merge_by_quotas(rows[position], scores[position], request.quotas, request.excluded), generated[position])
+            self._answer(
+                *merge_by_quotas(rows[position], scores[position], request.quotas, request.excluded),
+                generated[position],
+            )
             for position, request in enumerate(group)
         ]
 
@@ -170,24 +176,26 @@ class Recaller:
             k = sum(request.quotas)
             rows = self.catalogue.popular_rows[:k]
             scores = self.catalogue.popularity[rows].astype(np.float32)
-            answers.append((rows, scores, np.zeros(k, dtype=np.int64), rows[:0]))
+            answers.append(self._answer(rows, scores, np.zeros(k, dtype=np.int64), rows[:0]))
         return answers
 
-    def _decode(self, request: EncodedRequest, answer: _Answer, timings: Timings) -> Candidates:
-        rows, scores, steps, generated = answer
+    def _answer(self, rows: Int64Array, scores: Float32Array, steps: Int64Array, generated: Int64Array) -> _Answer:
         item_ids = self.catalogue.item_ids
-        return Candidates(
-            item_ids=tuple(item_ids.id(row) for row in rows.tolist()),
-            scores=scores,
-            steps=steps,
-            generated_ids=tuple(item_ids.id(row) for row in generated.tolist()),
-            cold_start=request.cold_start,
-            timings=timings,
-        )
+        return {
+            "item_ids": tuple(map(item_ids.id, rows.tolist())),
+            "scores": scores,
+            "steps": steps,
+            "generated_ids": tuple(map(item_ids.id, generated.tolist())),
+        }
 
 
-# rows, scores, steps, generated rows
-_Answer = tuple[Int64Array, Float32Array, Int64Array, Int64Array]
+class _Answer(TypedDict):
+    """The part of a Candidates that is known before the clock stops."""
+
+    item_ids: tuple[ItemId, ...]
+    scores: Float32Array
+    steps: Int64Array
+    generated_ids: tuple[ItemId, ...]
 
 
 class _Clock:

@@ -34,9 +34,7 @@ NUM_TWINS = 20  # the last rows of the catalogue repeat the vectors of the first
 SIZES = {"max_length": MAX_LENGTH, "hidden_size": 16, "num_heads": 2, "ffn_size": 32}
 MODELS = {
     "one_block_tied": ModelConfig(num_blocks=1, tied=True, **SIZES),
-    "three_blocks_untied": ModelConfig(
-        num_blocks=3, tied=False, activation="relu", attention_scale="model", **SIZES
-    ),
+    "three_blocks_untied": ModelConfig(num_blocks=3, tied=False, activation="relu", attention_scale="model", **SIZES),
 }
 
 

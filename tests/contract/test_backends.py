@@ -94,9 +94,7 @@ def assert_same_step(found, expected, num_cached):
         assert_close(found.key_values[row, :, :, :, :number], expected.key_values[row, :, :, :, :number])
 
 
-@pytest.mark.parametrize(
-    "lengths", [[1], [6], [ROOM], [1, 6, ROOM, 3]], ids=["one", "typical", "longest", "mixed"]
-)
+@pytest.mark.parametrize("lengths", [[1], [6], [ROOM], [1, 6, ROOM, 3]], ids=["one", "typical", "longest", "mixed"])
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "no_segments"])
 def test_fused_and_stepwise_equal_the_full_recompute(backend, exported, lengths, segments):
     tokens = make_tokens(lengths, segments=segments)
@@ -260,9 +258,11 @@ def test_sizes_of_one_everywhere_run(backend, exported):
     tokens = make_tokens([1], num_excluded=1)
     prefilled = backend.prefill(tokens)
     decoded = backend.decode(tokens, prefilled.key_values)
-    twice = replace(tokens, lengths=tokens.lengths + 1, **{
-        name: np.repeat(getattr(tokens, name), 2, axis=1) for name in ("item_rows", "segments")
-    })
+    twice = replace(
+        tokens,
+        lengths=tokens.lengths + 1,
+        **{name: np.repeat(getattr(tokens, name), 2, axis=1) for name in ("item_rows", "segments")},
+    )
     interests, generated = recompute(exported.decoder, twice, 1)
     assert_close(decoded.interest, interests[:, 0])
     np.testing.assert_array_equal(decoded.next_rows, generated[:, 0])

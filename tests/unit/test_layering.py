@@ -11,7 +11,7 @@ import recgpt
 
 ROOT = Path(recgpt.__file__).parent
 
-# A module's layer is that of the longest entry its name begins with. A module imports from its own layer or a lower one.
+# A module's layer is that of the longest entry its name begins with; it imports from its own layer or a lower one.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.errors",),
     ("recgpt.config", "recgpt.types", "recgpt.extras", "recgpt.files", "recgpt.training_state"),
@@ -20,7 +20,14 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.recall",),
     ("recgpt.evaluation", "recgpt.training", "recgpt.graphs"),
     ("recgpt.backends", "recgpt.bundle", "recgpt.serving"),
-    ("recgpt.engine", "recgpt.client", "recgpt.candidates_table", "recgpt.graphs.export", "recgpt.graphs.parity", "recgpt.evaluation_report"),
+    (
+        "recgpt.engine",
+        "recgpt.client",
+        "recgpt.candidates_table",
+        "recgpt.graphs.export",
+        "recgpt.graphs.parity",
+        "recgpt.evaluation_report",
+    ),
     ("recgpt.demo", "recgpt.bench"),
     ("recgpt.cli",),
 )

@@ -18,9 +18,11 @@ def merges(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, list[int], frozense
     available = num_items - len(excluded)
     num_interests = draw(st.integers(1, min(6, available)))
     k = draw(st.integers(num_interests, available))
-    cuts = sorted(draw(st.sets(st.integers(1, k - 1), min_size=num_interests - 1, max_size=num_interests - 1))) if (
-        num_interests > 1
-    ) else []
+    cuts = (
+        sorted(draw(st.sets(st.integers(1, k - 1), min_size=num_interests - 1, max_size=num_interests - 1)))
+        if (num_interests > 1)
+        else []
+    )
     quotas = np.diff([0, *cuts, k]).tolist()
     rows = np.array([draw(st.permutations(range(1, num_items + 1))) for _ in quotas], dtype=np.int64)
     scores = -np.arange(num_items, dtype=np.float32) * np.ones((num_interests, 1), dtype=np.float32)

@@ -55,9 +55,7 @@ class ToyModel:
             popularity=self.popularity.astype(np.int64),
         )
 
-    def recaller(
-        self, *, fused: Iterable[int] = (2, 6), prompt_tuned: bool = True, strings: bool = False
-    ) -> Recaller:
+    def recaller(self, *, fused: Iterable[int] = (2, 6), prompt_tuned: bool = True, strings: bool = False) -> Recaller:
         backend = ToyBackend(self, fused=fused)
         index = ItemIndex.build(self.items.astype(np.float32))
         return Recaller(backend, index, self.catalogue(strings=strings), prompt_tuned=prompt_tuned)
@@ -104,9 +102,7 @@ class ToyBackend:
     def close(self) -> None:
         self.closed = True
 
-    def _step(
-        self, tokens: Tokens, num_past: np.ndarray, num_new: np.ndarray, past: np.ndarray | None
-    ) -> StepOutput:
+    def _step(self, tokens: Tokens, num_past: np.ndarray, num_new: np.ndarray, past: np.ndarray | None) -> StepOutput:
         batch, width = tokens.item_rows.shape
         size = self.spec.hidden_size
         cached = 0 if past is None else past.shape[4]

@@ -1,0 +1,1 @@
+"""Timing, results and plots for the scripts under benchmarks/."""

@@ -1,0 +1,82 @@
+"""Closed-loop load: N clients, each sending its next request when it has the answer to the last."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from recgpt.recall.recaller import Recaller
+from recgpt.types import RecallRequest
+
+# Threads start within milliseconds; this only keeps one that fails to from holding the others for ever.
+START_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What N clients saw.
+
+    Attributes:
+        samples_ns: latency of every request, client after client.
+        duration_ns: from the common start to the last answer.
+    """
+
+    samples_ns: tuple[int, ...]
+    duration_ns: int
+
+
+def run_load(
+    recaller: Recaller,
+    requests: Sequence[RecallRequest],
+    *,
+    num_clients: int,
+    duration_s: float,
+    prepare: Callable[[], None] = lambda: None,
+) -> Load:
+    """Sends single requests from ``num_clients`` threads that share a recaller.
+
+    Args:
+        recaller: called from all threads.
+        requests: each client walks through them, starting at a place of its own.
+        num_clients: threads.
+        duration_s: no request is sent after this time, but each client sends at least one; those under way are waited
+            for and counted.
+        prepare: called in each thread before the start, for settings that hold in one thread only, as OpenMP's do.
+
+    Returns:
+        All latencies. An error of any request is raised.
+    """
+    started = 0
+
+    def mark() -> None:
+        # Read before any thread goes on; the main thread might be the last to.
+        nonlocal started
+        started = time.perf_counter_ns()
+
+    start = threading.Barrier(num_clients + 1, action=mark, timeout=START_S)
+    stop = threading.Event()
+
+    def client(number: int) -> list[int]:
+        prepare()
+        samples = []
+        position = number * len(requests) // num_clients
+        start.wait()
+        while True:
+            sent = time.perf_counter_ns()
+            recaller.recall_many([requests[position % len(requests)]])
+            samples.append(time.perf_counter_ns() - sent)
+            position += 1
+            if stop.is_set():
+                return samples
+
+    with ThreadPoolExecutor(num_clients) as pool:
+        running = [pool.submit(client, number) for number in range(num_clients)]
+        start.wait()
+        stop.wait(duration_s)
+        stop.set()
+        samples = [sample for future in running for sample in future.result()]
+        duration = time.perf_counter_ns() - started
+    return Load(samples_ns=tuple(samples), duration_ns=duration)

@@ -1,0 +1,58 @@
+"""Results on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from recgpt.bench.results import Result, Row
+from recgpt.bench.stages import STAGES
+
+
+def show_recall_latency(result: Result, console: Console) -> None:
+    """One table a batch size, stages down and contenders across; then what many clients at once saw."""
+    for batch, rows in result.calls_by_batch().items():
+        console.print(_latency_table(batch, rows), "")
+    if load := [row for row in result.rows if not row.stages_ns]:
+        console.print(_load_table(load))
+
+
+def _latency_table(batch: int, rows: Sequence[Row]) -> Table:
+    title = f"{batch} request{'s' if batch != 1 else ''} a call: ms, p50 p90 p99"
+    table = Table("", title=title, title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_column(row.name, justify="right", no_wrap=True)
+    stages = [row.stages_ms for row in rows]
+    for stage in STAGES:
+        table.add_row(stage, *(_three(found[stage]) if stage in found else "-" for found in stages), style="dim")
+    table.add_row("total", *(_three(row.latency_ms) for row in rows), style="bold", end_section=True)
+    table.add_row("requests/s", *(f"{row.facts['throughput']:,.0f}" for row in rows))
+    table.add_row("times as fast", *(_or_dash(row.facts["ratio_to_eager"], ".2f") for row in rows))
+    table.add_row("same lists", *(_or_dash(row.facts["identical_lists"], ".1%") for row in rows), end_section=True)
+    return table
+
+
+def _load_table(rows: Sequence[Row]) -> Table:
+    table = Table(title="many clients, 1 request a call", title_justify="left", title_style="bold", box=None)
+    for heading in ("", "clients", "ms, p50 p90 p99", "requests/s", "requests a run of the graph"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        joined = float(row.facts["num_inferences"] or 0) / float(row.facts["num_executions"] or 1)
+        throughput = f"{row.facts['throughput']:,.0f}"
+        table.add_row(row.name, str(row.facts["clients"]), _three(row.latency_ms), throughput, f"{joined:.1f}")
+    return table
+
+
+def _three(percentiles: Mapping[str, float]) -> str:
+    return " ".join(f"{significant(value):>4}" for value in percentiles.values())
+
+
+def significant(value: float) -> str:
+    """Three digits: 0.12, 1.23, 12.3, 123."""
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 100 else f"{value:,.0f}"
+
+
+def _or_dash(value: object, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,0 +1,61 @@
+"""Samples in interleaved rounds: A B C A B C. What slows the machine for a while slows every case alike.
+
+Knows callables that time themselves; not what they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+PERCENTILES = (50, 90, 99)
+NS_PER_MS = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One timed call.
+
+    Attributes:
+        total_ns: the whole call.
+        stages_ns: where it went, by stage; sums to ``total_ns`` where every stage is known.
+    """
+
+    total_ns: int
+    stages_ns: Mapping[str, int] = field(default_factory=dict)
+
+
+# Called with the number of the round, by which it picks its input, so that all cases of a round do the same work.
+Case = Callable[[int], Sample]
+
+
+def interleave(
+    cases: Mapping[str, Case], *, num_rounds: int, num_warmup: int, done: Callable[[], None] = lambda: None
+) -> dict[str, list[Sample]]:
+    """Calls every case once a round, in the same order.
+
+    Args:
+        cases: name -> what to call.
+        num_rounds: samples to keep of each case.
+        num_warmup: rounds before them whose samples are thrown away; they run on the first inputs.
+        done: called after each round, warm-up included.
+
+    Returns:
+        name -> ``num_rounds`` samples in the order they were taken.
+    """
+    samples: dict[str, list[Sample]] = {name: [] for name in cases}
+    for number in range(-num_warmup, num_rounds):
+        for name, case in cases.items():
+            sample = case(max(number, 0))
+            if number >= 0:
+                samples[name].append(sample)
+        done()
+    return samples
+
+
+def percentiles_ms(samples_ns: Sequence[int]) -> dict[str, float]:
+    """``{"p50", "p90", "p99"}`` in ms of times in ns, at least one; linear between samples as ``numpy.percentile``."""
+    values = np.percentile(np.asarray(samples_ns, dtype=np.float64), PERCENTILES) / NS_PER_MS
+    return {f"p{percent}": float(value) for percent, value in zip(PERCENTILES, values, strict=True)}

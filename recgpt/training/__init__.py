@@ -1,0 +1,1 @@
+"""Losses, batches and the two-stage recipe (needs torch and lightning)."""

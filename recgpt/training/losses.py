@@ -1,0 +1,109 @@
+"""The two training losses. Knows tensors of interests and target rows only.
+
+Both take interests already gathered at the positions that have a target, so that nothing of width V is ever computed
+for padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# Scores computed at a time. A chunk that stays in the processor's cache made the loss three times as fast as one (N, V)
+# matrix on Amazon Beauty; and memory no longer grows with N times V.
+_CHUNK_ELEMENTS = 1_500_000
+_MIN_CHUNK_ROWS = 64
+
+
+def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) -> Tensor:
+    """Softmax cross entropy over the whole catalogue, rows 1..V.
+
+    The paper has the binary loss of eq. 4 instead, see ``sampled_bce``.
+
+    Args:
+        interests: (N, D).
+        targets: (N,) int64 rows, 1..V.
+        item_matrix: (V + 1, D), row 0 is padding and never a candidate.
+
+    Returns:
+        Mean over the N positions, a scalar.
+    """
+    loss: Tensor = _ChunkedCrossEntropy.apply(interests, item_matrix[1:], targets - 1)  # type: ignore[no-untyped-call]
+    return loss
+
+
+def sampled_bce(interests: Tensor, targets: Tensor, item_matrix: Tensor, negatives: Tensor) -> Tensor:
+    """Binary cross entropy of each target against its sampled negatives.
+
+    Source: eq. 4 of the paper (arXiv 2404.08675), averaged over positions.
+
+    Args:
+        interests: (N, D).
+        targets: (N,) int64 rows, 1..V.
+        item_matrix: (V + 1, D).
+        negatives: (N, M) int64 rows, 1..V.
+
+    Returns:
+        Mean over the N positions of -log sigma(target) - sum of log sigma(-negative), a scalar.
+    """
+    positive = (interests * functional.embedding(targets, item_matrix)).sum(dim=-1)
+    negative = torch.einsum("nd,nmd->nm", interests, functional.embedding(negatives, item_matrix))
+    losses = functional.softplus(-positive) + functional.softplus(negative).sum(dim=-1)
+    return losses.mean()
+
+
+def sample_negatives(targets: Tensor, num_negatives: int, num_items: int) -> Tensor:
+    """Uniform rows 1..V that are neither padding nor the target.
+
+    Args:
+        targets: (N,) int64 rows, 1..V.
+        num_negatives: M.
+        num_items: V, at least 2.
+
+    Returns:
+        (N, M) int64, drawn from torch's global generator.
+    """
+    shape = (len(targets), num_negatives)
+    drawn = torch.randint(1, num_items, shape, device=targets.device)
+    # V - 1 values for V - 1 allowed rows: those from the target on move up by one.
+    return drawn + (drawn >= targets.unsqueeze(1)).long()
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Mean cross entropy of ``interests @ item_matrix.T``, a chunk of rows at a time.
+
+    The gradient is softmax minus one-hot, so it is made together with the loss while the chunk is at hand: nothing of
+    width V is kept for the backward pass and nothing is computed twice.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, interests: Tensor, item_matrix: Tensor, targets: Tensor) -> Tensor:
+        """(N, D), (V, D), (N,) columns 0..V-1 -> scalar."""
+        num_rows, num_items = len(interests), len(item_matrix)
+        chunk = max(_MIN_CHUNK_ROWS, _CHUNK_ELEMENTS // num_items)
+        interest_grad, item_grad = torch.empty_like(interests), torch.zeros_like(item_matrix)
+        buffer = interests.new_empty((min(chunk, num_rows), num_items))
+        loss = interests.new_zeros(())
+        for start in range(0, num_rows, chunk):
+            rows, columns = interests[start : start + chunk], targets[start : start + chunk].unsqueeze(1)
+            scores = torch.mm(rows, item_matrix.T, out=buffer[: len(rows)])
+            highest = scores.amax(dim=1, keepdim=True)
+            target_scores = scores.gather(1, columns) - highest
+            exponentials = scores.sub_(highest).exp_()
+            total = exponentials.sum(dim=1, keepdim=True)
+            loss += (total.log() - target_scores).sum()
+            gradient = exponentials.div_(total)
+            gradient.scatter_add_(1, columns, gradient.new_full(columns.shape, -1.0))
+            interest_grad[start : start + chunk] = gradient @ item_matrix
+            item_grad.addmm_(gradient.T, rows)
+        ctx.save_for_backward(interest_grad.div_(num_rows), item_grad.div_(num_rows))
+        return loss / num_rows
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Scales the gradients that the forward pass made."""
+        interest_grad, item_grad = ctx.saved_tensors
+        return interest_grad * grad_outputs[0], item_grad * grad_outputs[0], None

@@ -1,0 +1,96 @@
+"""One training stage as a Lightning module: loss, optimizer, validation. Knows batches, not where they come from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from recgpt.config import StageConfig
+from recgpt.metrics import hit_rate_at_k, ndcg_at_k
+from recgpt.model.decoder import SHARED_USER_ROW, Decoder
+from recgpt.training.batches import NO_TARGET, EvaluationBatch, TrainingBatch
+from recgpt.training.losses import full_cross_entropy, sample_negatives, sampled_bce
+from recgpt.training.ranking import recalled_ranks
+
+VALIDATED_K = 10
+NDCG = f"ndcg@{VALIDATED_K}"
+HIT_RATE = f"hr@{VALIDATED_K}"
+TRAIN_LOSS = "train_loss"
+VALIDATION = "validation"
+
+
+class StageModule(pl.LightningModule):
+    """Trains a decoder for one stage and validates it as it would be served.
+
+    Args:
+        decoder: trained in place.
+        stage: loss, optimizer and user dropout.
+        quotas: items of each step of the list that is validated.
+        seed: with the epoch, it decides every random choice of that epoch.
+    """
+
+    METRICS = (NDCG, HIT_RATE)
+
+    def __init__(self, decoder: Decoder, stage: StageConfig, *, quotas: tuple[int, ...], seed: int) -> None:
+        super().__init__()
+        self.decoder = decoder
+        self.stage = stage
+        self.quotas = quotas
+        self.seed = seed
+
+    def on_train_epoch_start(self) -> None:
+        """Seeds each epoch by its number, so that a resumed run draws what an uninterrupted one would."""
+        entropy = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+
+    def training_step(self, parts: Sequence[TrainingBatch], batch_index: int) -> Tensor:
+        """Mean loss over the positions that have a target."""
+        interests, targets = [], []
+        for part in parts:
+            user_rows = drop_users(part.user_rows, self.stage.user_dropout)
+            # Only rows with a target are scored against the catalogue.
+            real = part.targets != NO_TARGET
+            interests.append(self.decoder(user_rows, part.item_rows, part.segments)[real])
+            targets.append(part.targets[real])
+        loss = self._loss(torch.cat(interests), torch.cat(targets))
+        num_targets = sum(map(len, targets))
+        self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=num_targets)
+        return loss
+
+    def validation_step(self, batch: EvaluationBatch, batch_index: int) -> None:
+        """Looks for the targets in the whole catalogue, seen items left out, through the steps that serving takes."""
+        ranks = recalled_ranks(self.decoder, batch, self.quotas).cpu().numpy()
+        metrics = {NDCG: ndcg_at_k(ranks, VALIDATED_K), HIT_RATE: hit_rate_at_k(ranks, VALIDATED_K)}
+        self.log_dict(metrics, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(ranks))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam with the paper's constant learning rate."""
+        return torch.optim.Adam(
+            self.decoder.parameters(), lr=self.stage.learning_rate, weight_decay=self.stage.weight_decay
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the validation metrics of the weights that are saved."""
+        metrics = self.trainer.callback_metrics
+        checkpoint[VALIDATION] = {name: float(metrics[name]) for name in self.METRICS}
+
+    def _loss(self, interests: Tensor, targets: Tensor) -> Tensor:
+        if self.stage.loss == "cross_entropy":
+            return full_cross_entropy(interests, targets, self.decoder.item_matrix)
+        negatives = sample_negatives(targets, self.stage.num_negatives, self.decoder.num_items)
+        return sampled_bce(interests, targets, self.decoder.item_matrix, negatives)
+
+
+def drop_users(user_rows: Tensor, probability: float) -> Tensor:
+    """Replaces each user, with this probability, by the shared one.
+
+    So the other weights learn to do without knowing the user, and users' own vectors, of which each sees only a few
+    targets, cannot memorise them.
+    """
+    dropped = torch.rand(user_rows.shape, device=user_rows.device) < probability
+    return torch.where(dropped, SHARED_USER_ROW, user_rows)

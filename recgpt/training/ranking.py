@@ -1,0 +1,72 @@
+"""Ranks of validation targets: in the whole catalogue, and in the list that recall would serve."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from recgpt.model.decoder import PADDING_ROW, Decoder
+from recgpt.training.batches import EvaluationBatch
+from recgpt.types import PROMPT
+
+
+def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
+    """The place of each target among the items that are candidates.
+
+    Ties count against the model, and so does a score that is no number. A target that is excluded is ranked last.
+
+    Args:
+        scores: (B, V + 1) float32.
+        targets: (B,) int64 rows, 1..V.
+        excluded: (B, E) int64 rows that are no candidates, filled up with 0.
+
+    Returns:
+        (B,) int64, 1 is the best.
+    """
+    scores = _without(scores, excluded)
+    target_scores = scores.gather(1, targets.unsqueeze(1))
+    not_worse = ~(scores < target_scores)
+    return not_worse.sum(dim=1)
+
+
+def recalled_ranks(decoder: Decoder, batch: EvaluationBatch, quotas: Sequence[int]) -> Tensor:
+    """The place of each target in the list that recall would serve for plain histories.
+
+    Source: section 4.4 of the paper (arXiv 2404.08675), for any number of steps: each takes its quota of unseen items
+    that no step before it took, and the best unseen one is fed back as a generated token.
+
+    Args:
+        decoder: in evaluation mode.
+        batch: histories that leave room in the window for the generated tokens.
+        quotas: items from each step.
+
+    Returns:
+        (B,) int64, 1 is the best, 0 = not in the list.
+    """
+    interest, past = decoder.prefill(batch.user_rows, batch.item_rows, batch.segments, batch.lengths)
+    cached = torch.arange(batch.item_rows.shape[1], device=interest.device) < batch.lengths.unsqueeze(1)
+    ranks = torch.zeros_like(batch.targets)
+    taken = generated = batch.seen
+    for step, quota in enumerate(quotas):
+        scores = interest @ decoder.item_matrix.T
+        found = target_ranks(scores, batch.targets, taken)
+        ranks = torch.where((ranks == 0) & (found <= quota), found + sum(quotas[:step]), ranks)
+        if step + 1 == len(quotas):
+            break
+        best = _without(scores, taken).topk(min(quota, decoder.num_items), dim=1).indices
+        next_item = _without(scores, generated).argmax(dim=1, keepdim=True)
+        taken, generated = torch.cat([taken, best], dim=1), torch.cat([generated, next_item], dim=1)
+        positions = batch.lengths.unsqueeze(1) + step
+        segments = torch.full_like(next_item, PROMPT)
+        interest, new = decoder.extend(batch.user_rows, next_item, segments, positions, past, cached)
+        past = torch.cat([past, new], dim=4)
+        cached = torch.cat([cached, torch.ones_like(cached[:, :1])], dim=1)
+    return ranks
+
+
+def _without(scores: Tensor, excluded: Tensor) -> Tensor:
+    """Scores with padding and the excluded rows at minus infinity."""
+    padding = torch.full_like(excluded[:, :1], PADDING_ROW)
+    return scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)

@@ -1,0 +1,221 @@
+"""The recipe: pre-train, generate prompts with the result, tune on them.
+
+Each stage keeps the weights with the best validation NDCG@10: of the list that a model of that stage serves by default
+for a plain history, out of the whole catalogue with seen items left out. After pre-training this is one step, after
+prompt-tuning two. So tuning is kept only if its two steps are better than the pre-trained model's one.
+Running the same recipe on the same folder again goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+from recgpt.config import StageConfig, TrainingConfig
+from recgpt.data.interactions import Interactions
+from recgpt.data.split import NOT_EVALUATED, Split, leave_one_out
+from recgpt.errors import DataError
+from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from recgpt.model.decoder import Decoder
+from recgpt.model.prompts import generate_prompts
+from recgpt.recall.merge import default_quotas
+from recgpt.training.batches import TrainingExample, evaluation_examples, plain_examples, prompted_examples
+from recgpt.training.fitting import fit_stage
+from recgpt.training.module import VALIDATED_K
+from recgpt.training.run_folder import RunFolder
+from recgpt.training.stage_data import StageData
+from recgpt.training_state import PRETRAINED, PROMPT_TUNED, TrainingState
+from recgpt.types import Int64Array
+
+_NUM_EXAMPLES = 128
+
+
+def train(
+    interactions: Interactions,
+    config: TrainingConfig,
+    out: Path,
+    *,
+    data_name: str,
+    max_epochs: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Trains a model, or goes on with a run that was interrupted, or finds it finished.
+
+    Args:
+        interactions: everything known; the last two items of each user are held out of training.
+        config: the recipe.
+        out: folder of the run; gets ``pretrained.pt`` after stage 1 and ``ckpt.pt`` in the end.
+        data_name: what to call the data.
+        max_epochs: replaces the bound of stage 1 and lowers that of stage 2.
+        progress: show progress.
+
+    Returns:
+        Path of the finished checkpoint.
+
+    Raises:
+        ConfigError: ``out`` holds another run, or the recipe does not fit the data.
+        DataError: the data has nobody to train on or to validate with.
+        OutputError: ``out`` cannot be written.
+    """
+    config = _bounded(config, max_epochs)
+    split = leave_one_out(interactions)
+    _check_trainable(split)
+    folder = RunFolder(out)
+    folder.claim(config, interactions)
+    if folder.final.exists():
+        _say(f"{folder.final} is finished already; choose another --out for a new run", progress)
+        return folder.final
+    pl.seed_everything(config.seed, verbose=False)
+    recipe = _Recipe(interactions, split, config, folder, data_name=data_name, progress=progress)
+    if folder.pretrained.exists():
+        pretrained = load_checkpoint(folder.pretrained)
+        _say(f"{folder.pretrained} is there already; going on with prompt-tuning", progress)
+    else:
+        pretrained = recipe.pretrain()
+        _save(folder.pretrained, pretrained)
+    _save(folder.final, recipe.tune(pretrained))
+    return folder.final
+
+
+class _Recipe:
+    """Both stages on one data set."""
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        split: Split,
+        config: TrainingConfig,
+        folder: RunFolder,
+        *,
+        data_name: str,
+        progress: bool,
+    ) -> None:
+        self._interactions = interactions
+        self._split = split
+        self._config = config
+        self._folder = folder
+        self._data_name = data_name
+        self._progress = progress
+        self._max_length = config.model.max_length
+
+    def pretrain(self) -> Checkpoint:
+        """Stage 1: next-item prediction on users' own sequences, from scratch."""
+        config = self._config
+        decoder = Decoder(config.model, num_items=self._interactions.num_items, num_users=self._interactions.num_users)
+        result = fit_stage(
+            decoder,
+            config.pretrain,
+            self._data(plain_examples(self._split.train, self._max_length), config.pretrain, num_steps=1),
+            self._folder.stage("pretrain"),
+            quotas=default_quotas(VALIDATED_K, prompt_tuned=False),
+            seed=config.seed,
+            progress=self._progress,
+        )
+        state = TrainingState(
+            stage=PRETRAINED,
+            num_prompts=0,
+            num_epochs=result.num_epochs,
+            seed=config.seed,
+            data=self._data_name,
+            validation=result.validation,
+        )
+        return Checkpoint(
+            decoder=decoder,
+            item_ids=self._interactions.item_ids,
+            user_ids=self._interactions.user_ids,
+            popularity=self._interactions.popularity(self._split.train),
+            training=state,
+            examples=_examples(self._split),
+        )
+
+    def tune(self, pretrained: Checkpoint) -> Checkpoint:
+        """Stage 2: the same on histories enriched with what the pre-trained model would have offered."""
+        config = self._config
+        if config.tune.max_epochs == 0:
+            return pretrained
+        decoder = pretrained.decoder
+        # Without prompts there is nothing that a second step could have been learnt from.
+        quotas = default_quotas(VALIDATED_K, prompt_tuned=config.num_prompts > 0)
+        result = fit_stage(
+            decoder,
+            config.tune,
+            self._data(self._tuning_examples(decoder), config.tune, num_steps=len(quotas)),
+            self._folder.stage("tune"),
+            quotas=quotas,
+            seed=config.seed,
+            progress=self._progress,
+            initial=pretrained.training.validation,
+        )
+        if result.num_epochs == 0:
+            _say("no epoch of prompt-tuning was better on validation; keeping the pre-trained model", self._progress)
+            return pretrained
+        state = dataclasses.replace(
+            pretrained.training,
+            stage=PROMPT_TUNED if config.num_prompts else PRETRAINED,
+            num_prompts=config.num_prompts,
+            num_epochs=pretrained.training.num_epochs + result.num_epochs,
+            validation=result.validation,
+        )
+        return dataclasses.replace(pretrained, training=state)
+
+    def _data(self, examples: list[TrainingExample], stage: StageConfig, *, num_steps: int) -> StageData:
+        # Generated tokens need positions too.
+        max_length = self._max_length - (num_steps - 1)
+        validation = evaluation_examples(self._split.history("validation"), self._split.validation, max_length)
+        return StageData(examples, validation, batch_size=stage.batch_size, seed=self._config.seed)
+
+    def _tuning_examples(self, decoder: Decoder) -> list[TrainingExample]:
+        num_prompts = self._config.num_prompts
+        _say(f"generating {num_prompts} prompts before each item of {len(self._split.train):,} users", self._progress)
+        prompted = generate_prompts(
+            decoder.to(_device()),
+            np.arange(1, self._interactions.num_users + 1),
+            [items[:-1] for items in self._split.train],
+            num_prompts=num_prompts,
+        )
+        decoder.cpu()
+        return prompted_examples(self._split.train, prompted)
+
+
+def _bounded(config: TrainingConfig, max_epochs: int | None) -> TrainingConfig:
+    if max_epochs is None:
+        return config
+    pretrain = dataclasses.replace(config.pretrain, max_epochs=max_epochs)
+    tune = dataclasses.replace(config.tune, max_epochs=min(max_epochs, config.tune.max_epochs))
+    return dataclasses.replace(config, pretrain=pretrain, tune=tune)
+
+
+def _check_trainable(split: Split) -> None:
+    if not any(len(items) > 1 for items in split.train):
+        raise DataError("no user has enough items to train on; expected at least 4 (2 are held out), or 2 of 2")
+    if not (split.validation != NOT_EVALUATED).any():
+        raise DataError("no user has the 3 items that validation needs; expected longer histories")
+
+
+def _examples(split: Split) -> tuple[tuple[int, Int64Array], ...]:
+    """Known histories of users spread evenly over the data."""
+    histories = split.history("test")
+    users = np.unique(np.linspace(0, len(histories) - 1, min(_NUM_EXAMPLES, len(histories))).astype(np.int64))
+    return tuple((user + 1, histories[user]) for user in users.tolist())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _save(path: Path, checkpoint: Checkpoint) -> None:
+    """One process writes, the others wait until the file is there."""
+    rank_zero_only(save_checkpoint)(path, checkpoint)
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+@rank_zero_only
+def _say(message: str, progress: bool) -> None:
+    if progress:
+        print(message, flush=True)

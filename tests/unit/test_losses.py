@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recgpt.training.losses import full_cross_entropy, sample_negatives, sampled_bce
+
+# Sums of some ten thousand float64 terms in another order.
+TOLERANCE = 1e-12
+
+
+def test_cross_entropy_by_hand_leaves_padding_out():
+    interest = torch.tensor([[1.0, 0.0]])
+    # Scores: row 0 (padding) would be 100, row 1 is 2, row 2 is 0.
+    items = torch.tensor([[100.0, 0.0], [2.0, 5.0], [0.0, -3.0]])
+    loss = full_cross_entropy(interest, torch.tensor([2]), items)
+    assert loss.item() == pytest.approx(math.log(math.exp(2) + math.exp(0)) - 0, abs=1e-6)
+
+
+@pytest.mark.parametrize("num_rows", [1, 64, 200])
+def test_cross_entropy_and_gradients_equal_torch_over_several_chunks(num_rows):
+    generator = torch.Generator().manual_seed(num_rows)
+    # More items than one chunk of 64 rows holds by its size, so that 200 rows are four chunks.
+    num_items = 25_000
+    interests = torch.randn(num_rows, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(num_items + 1, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1, num_items + 1, (num_rows,), generator=generator)
+    loss = full_cross_entropy(interests, targets, items)
+    expected = functional.cross_entropy(interests @ items[1:].T, targets - 1)
+    assert loss.item() == pytest.approx(expected.item(), abs=TOLERANCE)
+    for found, wanted in zip(
+        torch.autograd.grad(3 * loss, [interests, items]),
+        torch.autograd.grad(3 * expected, [interests, items]),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_cross_entropy_survives_huge_scores():
+    interests = torch.tensor([[1000.0], [-1000.0]])
+    items = torch.tensor([[0.0], [1.0], [-1.0]])
+    loss = full_cross_entropy(interests, torch.tensor([1, 1]), items)
+    assert loss.item() == pytest.approx((0.0 + 2000.0) / 2)
+
+
+def test_bce_by_hand():
+    interest = torch.tensor([[1.0, 2.0]])
+    items = torch.tensor([[9.0, 9.0], [0.5, 0.25], [1.0, -1.0], [0.0, 1.0]])
+    # Scores: target row 1 = 1, negatives rows 2 and 3 = -1 and 2.
+    loss = sampled_bce(interest, torch.tensor([1]), items, torch.tensor([[2, 3]]))
+    sigmoid = [1 / (1 + math.exp(-score)) for score in (1.0, -1.0, 2.0)]
+    by_hand = -math.log(sigmoid[0]) - math.log(1 - sigmoid[1]) - math.log(1 - sigmoid[2])
+    assert loss.item() == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_negatives_are_uniform_over_all_rows_but_padding_and_the_target():
+    torch.manual_seed(0)
+    targets = torch.tensor([1, 3, 5])
+    negatives = sample_negatives(targets, 4000, num_items=5)
+    assert negatives.shape == (3, 4000)
+    for target, row in zip(targets.tolist(), negatives, strict=True):
+        counts = torch.bincount(row, minlength=6)
+        assert counts[0] == 0 and counts[target] == 0
+        others = counts[[item for item in range(1, 6) if item != target]]
+        # 1000 expected each, standard deviation 27.
+        assert others.min() > 850 and others.max() < 1150

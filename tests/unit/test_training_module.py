@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from recgpt.config import ModelConfig, StageConfig
+from recgpt.model.decoder import SHARED_USER_ROW, Decoder
+from recgpt.training.batches import collate_training, plain_examples
+from recgpt.training.module import StageModule, drop_users
+
+# A step logs its loss; without a trainer there is nobody to log to.
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+
+# float32 sums in another order.
+TOLERANCE = 1e-5
+
+
+def make_module(**stage):
+    torch.manual_seed(0)
+    config = ModelConfig(max_length=6, hidden_size=8, num_heads=2, ffn_size=16, dropout=0.0)
+    decoder = Decoder(config, num_items=30, num_users=5)
+    for parameter in decoder.parameters():
+        torch.nn.init.normal_(parameter)
+    return StageModule(decoder, StageConfig(**stage), quotas=(10,), seed=0)
+
+
+def make_sequences():
+    rng = np.random.default_rng(0)
+    return [rng.integers(1, 31, length) for length in (2, 5, 3, 7, 2)]
+
+
+def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut():
+    module = make_module(user_dropout=0.0)
+    examples = plain_examples(make_sequences(), 6)
+    losses = []
+    for example in examples:
+        hidden = module.decoder(
+            torch.tensor([example.user_row]),
+            torch.from_numpy(example.item_rows)[None],
+            torch.from_numpy(example.segments)[None],
+        )[0]
+        scores = hidden @ module.decoder.item_matrix[1:].T
+        losses.append(functional.cross_entropy(scores, torch.from_numpy(example.targets) - 1, reduction="none"))
+    loss = module.training_step(collate_training(examples), 0)
+    assert loss.item() == pytest.approx(torch.cat(losses).mean().item(), abs=TOLERANCE)
+
+
+def test_users_are_dropped_with_the_probability_given():
+    torch.manual_seed(0)
+    users = torch.arange(1, 10_001)
+    assert torch.equal(drop_users(users, 0.0), users)
+    assert not drop_users(users, 1.0).any()
+    dropped = drop_users(users, 0.3)
+    # 3000 expected, standard deviation 46.
+    assert 2800 < (dropped == 0).sum() < 3200
+    assert torch.equal(dropped[dropped != 0], users[dropped != 0])
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+@pytest.mark.parametrize(("user_dropout", "trained_rows"), [(0.0, {1, 2, 3, 4, 5}), (1.0, set())])
+def test_user_dropout_decides_whether_users_own_vectors_learn(loss, user_dropout, trained_rows):
+    module = make_module(user_dropout=user_dropout, loss=loss)
+    module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
+    gradient = module.decoder.user_embedding.weight.grad
+    assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) - {SHARED_USER_ROW} == trained_rows
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_padding_is_never_trained(loss):
+    module = make_module(loss=loss)
+    module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
+    assert not module.decoder.item_embedding.weight.grad[0].any()
