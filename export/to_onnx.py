@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from recgpt.cli import console, run_script, show_parity
+from recgpt.cli import console, run_script
 from recgpt.graphs.export import ONNX, export_bundle
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.tables import show_parity
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 REPOSITORY = Path(__file__).resolve().parents[1] / "triton_models"
@@ -26,7 +27,7 @@ def to_onnx(
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(load_checkpoint(checkpoint), out, ONNX, model_repository=model_repository, say=console.print)
-    show_parity(report)
+    show_parity(report.rows(), console)
     console.print(f"wrote [bold]{out}[/bold] and [bold]{model_repository}[/bold]")
 
 

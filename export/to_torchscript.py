@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from recgpt.cli import console, run_script, show_parity
+from recgpt.cli import console, run_script
 from recgpt.graphs.export import TORCHSCRIPT, export_bundle
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.tables import show_parity
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -24,7 +25,7 @@ def to_torchscript(
 ) -> None:
     """Exports CHECKPOINT to TorchScript and checks parity with PyTorch."""
     report = export_bundle(load_checkpoint(checkpoint), out, TORCHSCRIPT, say=console.print)
-    show_parity(report)
+    show_parity(report.rows(), console)
     console.print(f"wrote [bold]{out}[/bold]")
 
 

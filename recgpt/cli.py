@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from recgpt.candidates_table import show_candidates
 from recgpt.errors import RecGPTError, RequestError
+from recgpt.tables import show_candidates
 from recgpt.types import check_quotas
-
-if TYPE_CHECKING:
-    from recgpt.graphs.parity import ParityReport
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, help="Train, evaluate and query RecGPT."
@@ -56,7 +52,7 @@ def train(
     from recgpt.training.trainer import train as run
 
     checkpoint = run(interactions, recipe, out, data_name=data.name, max_epochs=epochs)
-    console.print(f"wrote [bold]{checkpoint}[/bold]")
+    console.print(f"checkpoint: [bold]{checkpoint}[/bold]")
 
 
 @app.command()
@@ -113,6 +109,7 @@ def recall(
             quotas=_parse_quotas(quotas) if quotas else None,
         )
     show_candidates(candidates, names, console)
+    console.print(f"{candidates.timings.total_ns / 1e6:.2f} ms")
 
 
 @app.command()
@@ -126,14 +123,6 @@ def demo(
     from recgpt.demo import run_demo
 
     run_demo(data=data, items=items, epochs=epochs, out=out, console=console)
-
-
-def show_parity(report: ParityReport) -> None:
-    """Prints how far an export and PyTorch agree."""
-    table = Table("parity with PyTorch", "", box=None)
-    for name, value in report.rows():
-        table.add_row(name, value)
-    console.print(table)
 
 
 def main() -> NoReturn:

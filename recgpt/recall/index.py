@@ -5,6 +5,7 @@ Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is on
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import threading
 from pathlib import Path
@@ -39,7 +40,7 @@ class ItemIndex:
         self._faiss = require("faiss")
         self._index = index
         self._searcher = index
-        self._num_threads = self._faiss.omp_get_max_threads() if num_threads is None else num_threads
+        self._num_threads = _openmp_threads() if num_threads is None else num_threads
         self._lock: threading.Lock | None = None
         if self._faiss.get_num_gpus() > 0:
             # Faiss GPU indexes are not thread-safe, not even for searches.
@@ -134,6 +135,12 @@ class ItemIndex:
         rows = positions.astype(np.int64) + 1
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+@functools.cache
+def _openmp_threads() -> int:
+    """Threads OpenMP was told to use before any search here set its own number."""
+    return int(require("faiss").omp_get_max_threads())
 
 
 def vectors_digest(vectors: Float32Array) -> str:

@@ -76,7 +76,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     (folder / "tiny.toml").write_text(TINY)
     command = ("train", "--data", "data.txt", "--out", "run", "--epochs", 1, "--config", "tiny.toml")
     result = run(*RECGPT, *command, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     return Trained(folder / "data.txt", folder / "run" / "ckpt.pt", result.stdout)
 
 
@@ -92,7 +92,7 @@ def test_training_says_what_it_read_and_writes_a_checkpoint(trained: Trained) ->
 def test_evaluation_prints_a_table_and_writes_the_same_as_json(trained: Trained, tmp_path: Path) -> None:
     command = ("evaluate", trained.checkpoint, "--data", trained.data, "--json", "new/report.json", "--quotas", "7,3")
     result = run(*RECGPT, *command, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     report = json.loads((tmp_path / "new" / "report.json").read_text())
     assert [(row["name"], row["quotas"]) for row in report["rows"]] == [
         ("PopRec", None),
@@ -108,7 +108,7 @@ def test_evaluation_prints_a_table_and_writes_the_same_as_json(trained: Trained,
 
 def test_torchscript_export_prints_parity(trained: Trained, tmp_path: Path) -> None:
     result = run(*TO_TORCHSCRIPT, trained.checkpoint, "--out", "bundle", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     assert "top-10 lists that agree" in result.stdout
     assert {path.name for path in (tmp_path / "bundle").glob("*.pt")} == {
         "prefill.pt",
@@ -135,7 +135,7 @@ def test_recall_in_process_prints_items_steps_and_cold_start(export: Export, tmp
         "no",
     )
     result = run(*RECGPT, *command, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("interest 1") == 3
     assert result.stdout.count("interest 2") == 2
     assert "1 item(s) of the history are not in the catalogue" in result.stdout
@@ -145,7 +145,7 @@ def test_recall_in_process_prints_items_steps_and_cold_start(export: Export, tmp
 
 def test_recall_without_a_history_gives_popular_items_and_says_so(export: Export, tmp_path: Path) -> None:
     result = run(*RECGPT, "recall", "--bundle", export.bundle, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("popularity") == 10
     assert "most popular items" in result.stdout
     assert "shared user" in result.stdout

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+import resource
 import zipfile
 
 import numpy as np
@@ -141,6 +142,19 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(saved, tmp_path)
     broken = dataclasses.replace(make_checkpoint(), popularity=None)
     with pytest.raises(TypeError):
         save_checkpoint(saved, broken)
+    assert saved.read_bytes() == content
+    assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
+
+
+def test_a_disk_without_room_is_an_output_error_and_leaves_the_old_checkpoint(saved):
+    content = saved.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(content) // 2, hard))  # a write fails in the middle of the file
+    try:
+        with pytest.raises(OutputError, match="cannot write"):
+            save_checkpoint(saved, make_checkpoint())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert saved.read_bytes() == content
     assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
 

@@ -23,7 +23,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     (
         "recgpt.engine",
         "recgpt.client",
-        "recgpt.candidates_table",
+        "recgpt.tables",
         "recgpt.graphs.export",
         "recgpt.graphs.parity",
         "recgpt.evaluation_report",

@@ -1,8 +1,8 @@
-"""Recalled items as a table for people."""
+"""Answers as tables for people."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -27,4 +27,11 @@ def show_candidates(candidates: Candidates, names: Mapping[ItemId, str], console
         console.print("user not given or unknown: the shared user vector was used")
     if candidates.generated_ids:
         console.print(f"generated between the steps: {', '.join(map(str, candidates.generated_ids))}")
-    console.print(f"{candidates.timings.total_ns / 1e6:.2f} ms")
+
+
+def show_parity(rows: Iterable[tuple[str, str]], console: Console) -> None:
+    """Prints how far an export and PyTorch agree: what was compared, and how it came out."""
+    table = Table("parity with PyTorch", "", box=None)
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
