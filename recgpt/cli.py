@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -9,6 +11,7 @@ import typer
 from rich.console import Console
 
 from recgpt.errors import RecGPTError, RequestError
+from recgpt.extras import OPTIONAL, missing
 from recgpt.tables import show_candidates
 from recgpt.types import check_quotas
 
@@ -133,11 +136,24 @@ def main() -> NoReturn:
 def run_script(command: typer.Typer) -> NoReturn:
     """Runs a typer application; an error of ours is printed without a traceback and exits with code 1."""
     try:
-        command(standalone_mode=True)
+        with naming_extras():
+            command(standalone_mode=True)
     except RecGPTError as error:
         Console(stderr=True, soft_wrap=True).print(f"[red]{type(error).__name__}[/red]: ", end="")
         Console(stderr=True, soft_wrap=True).print(str(error), markup=False, highlight=False)
     raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def naming_extras() -> Iterator[None]:
+    """Turns a missing optional package into the error that names its extra; commands import theirs when they run."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        root = (error.name or "").partition(".")[0]
+        if root not in OPTIONAL:
+            raise
+        raise missing(root) from error
 
 
 def _parse_quotas(text: str) -> tuple[int, ...]:

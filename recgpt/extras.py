@@ -23,6 +23,9 @@ _EXTRAS = {
     "tritonclient": ("client",),
 }
 
+OPTIONAL = frozenset(_EXTRAS)
+"""Import names that no installation is sure to have."""
+
 # Distributions that install the same import name: with two of a kind, which one answers is chance.
 _EXCLUSIVE = {
     "faiss": ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs", "faiss-gpu-cu11", "faiss-gpu-cu12"),
@@ -50,16 +53,21 @@ def require(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != root:
             raise
-        extras = _EXTRAS[root]
-        raise DependencyError(
-            f"this needs the package '{root}', which is not installed; it comes with the extra {' or '.join(extras)}: "
-            f"pip install 'recgpt[{extras[0]}]'"
-        ) from error
+        raise missing(root) from error
     except ImportError as error:
         raise DependencyError(
             f"the installed '{root}' cannot be imported: {error}; install the versions that were tested together: "
-            f"pip install -c constraints.txt 'recgpt[{_EXTRAS[root][0]}]'"
+            f"pip install -c constraints.txt '.[{_EXTRAS[root][0]}]', in a checkout of recgpt"
         ) from error
+
+
+def missing(root: str) -> DependencyError:
+    """The error that names the extra which brings the import name ``root``; KeyError if none of ours does."""
+    extras = _EXTRAS[root]
+    return DependencyError(
+        f"this needs the package '{root}', which is not installed; it comes with the extra {' or '.join(extras)}: "
+        f"pip install -c constraints.txt '.[{extras[0]}]', in a checkout of recgpt"
+    )
 
 
 @functools.cache
@@ -69,7 +77,7 @@ def refuse_conflicts(root: str) -> None:
     if len(found) > 1:
         raise DependencyError(
             f"{' and '.join(found)} are installed together; both provide '{root}' and overwrite each other's files. "
-            f"Run: pip uninstall -y {' '.join(found)}; then install one extra, recgpt[cpu] or recgpt[gpu]"
+            f"Run: pip uninstall -y {' '.join(found)}; then install one of the extras cpu and gpu"
         )
 
 

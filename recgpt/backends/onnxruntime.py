@@ -147,8 +147,8 @@ class OnnxRuntimeBackend:
             return [name for name in (CUDA, CPU) if name in available]
         if not providers or not set(providers) <= set(available):
             raise ConfigError(
-                f"providers {list(providers)}: this ONNX Runtime has {available}; for {CUDA} install recgpt[gpu] "
-                f"instead of recgpt[cpu]"
+                f"providers {list(providers)}: this ONNX Runtime has {available}; for {CUDA} install the extra gpu "
+                f"instead of cpu"
             )
         return providers
 

@@ -35,7 +35,9 @@ def check_platform(system: str, machine: str) -> None:
 def check_package(name: str, extra: str, *, installed: bool) -> None:
     """LaunchError unless a distribution is installed."""
     if not installed:
-        raise LaunchError(f"{name} is not installed in this environment; run: pip install 'recgpt[{extra}]'")
+        raise LaunchError(
+            f"{name} is not installed in this environment; run: pip install -c constraints.txt '.[{extra}]'"
+        )
 
 
 def check_numpy(version: str) -> None:

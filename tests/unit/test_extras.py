@@ -56,16 +56,24 @@ def test_an_installed_package_is_imported() -> None:
 @pytest.mark.parametrize(
     ("hidden", "code", "extra"),
     [
-        ("faiss", "import recgpt.recall.index as i, numpy as n; i.ItemIndex.build(n.zeros((3, 2)))", "recgpt[cpu]"),
-        ("onnxruntime", "from recgpt.extras import require; require('onnxruntime')", "recgpt[cpu]"),
-        ("tritonclient", "from recgpt.extras import require; require('tritonclient.grpc')", "recgpt[client]"),
-        ("pyarrow", "from recgpt.extras import require; require('pyarrow.parquet')", "recgpt[train]"),
+        ("faiss", "import recgpt.recall.index as i, numpy as n; i.ItemIndex.build(n.zeros((3, 2)))", "cpu"),
+        ("onnxruntime", "from recgpt.extras import require; require('onnxruntime')", "cpu"),
+        ("tritonclient", "from recgpt.extras import require; require('tritonclient.grpc')", "client"),
+        ("pyarrow", "from recgpt.extras import require; require('pyarrow.parquet')", "train"),
     ],
 )
 def test_a_missing_package_names_its_extra(hidden: str, code: str, extra: str) -> None:
     message = message_without(hidden, code)
     assert f"'{hidden}'" in message
-    assert f"pip install '{extra}'" in message
+    assert f"pip install -c constraints.txt '.[{extra}]'" in message
+
+
+def test_a_command_without_its_package_names_the_extra() -> None:
+    command = ["evaluate", "ckpt.pt", "--data", "data.txt"]
+    code = f"import recgpt.cli as cli\n    with cli.naming_extras(): cli.app({command}, standalone_mode=False)"
+    message = message_without("torch", code)
+    assert "'torch'" in message
+    assert "'.[train]'" in message
 
 
 def test_every_extra_that_is_named_exists() -> None:

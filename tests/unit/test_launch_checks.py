@@ -54,7 +54,7 @@ def test_other_platforms_are_refused(system, machine):
 
 
 def test_a_missing_package_names_the_extra():
-    with pytest.raises(LaunchError, match=r"nvidia-pytriton.*recgpt\[serve\]"):
+    with pytest.raises(LaunchError, match=r"nvidia-pytriton.*'\.\[serve\]'"):
         checks.check_package("nvidia-pytriton", "serve", installed=False)
     checks.check_package("nvidia-pytriton", "serve", installed=True)
 
