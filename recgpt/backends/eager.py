@@ -11,23 +11,17 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
-from recgpt.backends.tensors import (
-    check_decode,
-    check_fused,
-    decode_feeds,
-    interests_output,
-    prefill_feeds,
-    step_output,
-)
-from recgpt.backends.torch_graphs import run_graph
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.tensors import NamedArrays
+from recgpt.backends.torch_graphs import Runnable, run_graph
 from recgpt.graphs.modules import Decode, NextItem, Prefill
 from recgpt.model.decoder import Decoder
-from recgpt.signature import interests_spec
-from recgpt.types import PROMPT, Float32Array
+from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
+from recgpt.types import PROMPT
 
 
-class EagerBackend:
+class EagerBackend(GraphBackend):
     """Runs a decoder as it is, on the device it is on. Safe to call from several threads.
 
     Args:
@@ -36,45 +30,19 @@ class EagerBackend:
     """
 
     def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (2, 6)) -> None:
+        super().__init__(model_spec(decoder), fused)
         self._decoder = decoder.eval()
-        self._spec = model_spec(decoder)
-        self._fused = frozenset(fused)
-        self._prefill = Prefill(decoder).eval()
-        self._decode = Decode(decoder).eval()
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Sizes of the model."""
-        return self._spec
-
-    @property
-    def fused(self) -> frozenset[int]:
-        """The numbers of interests for which ``interests`` is available."""
-        return self._fused
-
-    def prefill(self, tokens: Tokens) -> StepOutput:
-        """See ``Backend.prefill``; RequestError if the tokens do not fit."""
-        check_tokens(tokens, self._spec, num_steps=1)
-        return step_output(run_graph(self._prefill, self._prefill.spec, prefill_feeds(tokens), self._device()))
-
-    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
-        """See ``Backend.decode``; RequestError if tokens or cache do not fit."""
-        check_decode(tokens, past, self._spec)
-        return step_output(run_graph(self._decode, self._decode.spec, decode_feeds(tokens, past), self._device()))
-
-    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
-        """See ``Backend.interests``; every step recomputes everything. RequestError if the tokens do not fit."""
-        check_fused(num_interests, self._fused)
-        check_tokens(tokens, self._spec, num_steps=num_interests)
-        module = _Recompute(self._decoder, num_interests)
-        feeds = prefill_feeds(tokens)
-        return interests_output(run_graph(module, interests_spec(num_interests), feeds, self._device()))
+        self._modules: dict[str, Runnable] = {
+            PREFILL.name: Prefill(decoder).eval(),
+            DECODE.name: Decode(decoder).eval(),
+            **{interests_spec(number).name: _Recompute(decoder, number) for number in self.fused},
+        }
 
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _device(self) -> torch.device:
-        return self._decoder.item_matrix.device
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        return run_graph(self._modules[graph.name], graph, feeds, self._decoder.item_matrix.device)
 
 
 def model_spec(decoder: Decoder) -> ModelSpec:

@@ -6,21 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
-from recgpt.backends.tensors import (
-    NamedArrays,
-    check_decode,
-    check_fused,
-    decode_feeds,
-    fused_numbers,
-    interests_output,
-    prefill_feeds,
-    step_output,
-)
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.tensors import NamedArrays, fused_numbers
 from recgpt.errors import BundleError, ConfigError
 from recgpt.extras import require
-from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec
-from recgpt.types import Float32Array
+from recgpt.signature import PREFILL, GraphSpec, TensorSpec, graph_spec
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -28,7 +19,7 @@ CUDA = "CUDAExecutionProvider"
 _ORT_DTYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(GraphBackend):
     """Runs ONNX files; one session a graph, made at once, so that a bad file shows here and no first call is slow.
 
     Safe to call from several threads: ONNX Runtime's sessions are.
@@ -55,8 +46,7 @@ class OnnxRuntimeBackend:
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
-        self._spec = spec
-        self._fused = fused_numbers(graphs)
+        super().__init__(spec, fused_numbers(graphs))
         self._ort = require("onnxruntime")
         # Its exceptions have no base class of their own; all of them are in this module.
         state = require("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -69,35 +59,9 @@ class OnnxRuntimeBackend:
             self._refuse_fallback(providers[0])
 
     @property
-    def spec(self) -> ModelSpec:
-        """Sizes of the model."""
-        return self._spec
-
-    @property
-    def fused(self) -> frozenset[int]:
-        """The numbers of interests for which ``interests`` is available."""
-        return self._fused
-
-    @property
     def provider(self) -> str:
         """The execution provider that runs the graphs, by ONNX Runtime's name."""
         return str(self._sessions[PREFILL.name].get_providers()[0])
-
-    def prefill(self, tokens: Tokens) -> StepOutput:
-        """See ``Backend.prefill``; RequestError if the tokens do not fit."""
-        check_tokens(tokens, self._spec, num_steps=1)
-        return step_output(self._run(PREFILL, prefill_feeds(tokens)))
-
-    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
-        """See ``Backend.decode``; RequestError if tokens or cache do not fit."""
-        check_decode(tokens, past, self._spec)
-        return step_output(self._run(DECODE, decode_feeds(tokens, past)))
-
-    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
-        """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
-        check_fused(num_interests, self._fused)
-        check_tokens(tokens, self._spec, num_steps=num_interests)
-        return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
 
     def close(self) -> None:
         """Lets go of the sessions; those that run finish first."""

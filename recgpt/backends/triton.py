@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
-from recgpt.backends.tensors import (
-    NamedArrays,
-    check_decode,
-    check_fused,
-    decode_feeds,
-    interests_output,
-    prefill_feeds,
-    step_output,
-)
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_errors import server_error
 from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.extras import require
-from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
-from recgpt.types import Float32Array
+from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
 
 _MIN_WIDTH = 8
 
@@ -61,7 +54,7 @@ class ModelStatistics:
     compute_output_ns: int
 
 
-class TritonBackend:
+class TritonBackend(GraphBackend):
     """Runs the graphs on a Triton server. Safe to call from several threads.
 
     Histories, exclusions and caches are padded to a few widths, since the server batches requests of equal shapes only.
@@ -80,47 +73,14 @@ class TritonBackend:
     def __init__(
         self, url: str, spec: ModelSpec, *, fused: Iterable[int], model_version: str, timeout_s: float = 5.0
     ) -> None:
+        super().__init__(spec, fused)
         self._url = url
-        self._spec = spec
-        self._fused = frozenset(fused)
         self._version = model_version
         self._timeout_s = timeout_s
         self._grpc = require("tritonclient.grpc")
         self._refusal: type[Exception] = require("tritonclient.utils").InferenceServerException
         self._client: Any = self._grpc.InferenceServerClient(url, channel_args=_CHANNEL)
         self._max_batch_sizes: dict[str, int] = {}
-
-    @property
-    def spec(self) -> ModelSpec:
-        """Sizes of the model."""
-        return self._spec
-
-    @property
-    def fused(self) -> frozenset[int]:
-        """The numbers of interests for which ``interests`` is available."""
-        return self._fused
-
-    def prefill(self, tokens: Tokens) -> StepOutput:
-        """See ``Backend.prefill``; RequestError if the tokens do not fit, ServerError if the server refuses."""
-        check_tokens(tokens, self._spec, num_steps=1)
-        output = step_output(self._run(PREFILL, prefill_feeds(self._widened(tokens))))
-        return _narrowed(output, tokens.item_rows.shape[1])
-
-    def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
-        """See ``Backend.decode``; RequestError if tokens or cache do not fit, ServerError if the server refuses."""
-        check_decode(tokens, past, self._spec)
-        num_past, num_new = past.shape[4], tokens.item_rows.shape[1]
-        missing = ladder(num_past, self._spec.max_length) - num_past
-        past = np.pad(past, [(0, missing) if axis == 4 else (0, 0) for axis in range(past.ndim)])
-        # New tokens are all real and cannot be padded; only the exclusions can.
-        padded = tokens.padded(num_new, ladder(tokens.excluded.shape[1]))
-        return _narrowed(step_output(self._run(DECODE, decode_feeds(padded, past))), num_past + num_new)
-
-    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
-        """See ``Backend.interests``; RequestError if the tokens do not fit, ServerError if the server refuses."""
-        check_fused(num_interests, self._fused)
-        check_tokens(tokens, self._spec, num_steps=num_interests)
-        return interests_output(self._run(interests_spec(num_interests), prefill_feeds(self._widened(tokens))))
 
     def check_ready(self) -> None:
         """Asks the server for every model that may be needed, in the version that is needed.
@@ -156,19 +116,28 @@ class TritonBackend:
         """Closes the connection; calling it twice is harmless."""
         self._client.close()
 
-    def _widened(self, tokens: Tokens) -> Tokens:
-        return tokens.padded(ladder(tokens.item_rows.shape[1], self._spec.max_length), ladder(tokens.excluded.shape[1]))
-
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
-        num_rows = len(next(iter(feeds.values())))
+        sizes = axis_sizes(graph, feeds)
+        widened = self._widened(graph, feeds)
+        num_rows = sizes["B"]
         step = self._max_batch_size(graph.name) if num_rows > 1 else 1
-        if num_rows <= step:
-            return self._infer(graph, feeds)
         parts = [
-            self._infer(graph, {name: array[start : start + step] for name, array in feeds.items()})
+            self._infer(graph, {name: array[start : start + step] for name, array in widened.items()})
             for start in range(0, num_rows, step)
         ]
-        return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in graph.outputs}
+        outputs = {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in graph.outputs}
+        return {tensor.name: _narrowed(outputs[tensor.name], tensor, sizes) for tensor in graph.outputs}
+
+    def _widened(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        """Pads history, cache and exclusions with zeros to the next width of the ladder; new tokens are all real."""
+        highest = {"T": self._spec.max_length, "P": self._spec.max_length, "E": None}
+        widened = {}
+        for tensor in graph.inputs:
+            array = feeds[tensor.name]
+            axes = zip(tensor.axes, array.shape, strict=True)
+            missing = [ladder(size, highest[axis]) - size if axis in highest else 0 for axis, size in axes]
+            widened[tensor.name] = np.pad(array, [(0, number) for number in missing]) if any(missing) else array
+        return widened
 
     def _infer(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         inputs = []
@@ -221,9 +190,17 @@ def ladder(width: int, highest: int | None = None) -> int:
     return step if highest is None else max(width, min(step, highest))
 
 
-def _narrowed(output: StepOutput, length: int) -> StepOutput:
-    # Real tokens come first in each row, so what the padding added is at the end.
-    return replace(output, key_values=output.key_values[:, :, :, :, :length])
+def axis_sizes(graph: GraphSpec, feeds: NamedArrays) -> dict[str | int, int]:
+    """The size of each axis letter of a graph's inputs."""
+    return {
+        axis: size for tensor in graph.inputs for axis, size in zip(tensor.axes, feeds[tensor.name].shape, strict=True)
+    }
+
+
+def _narrowed(array: NDArray[Any], tensor: TensorSpec, sizes: Mapping[str | int, int]) -> NDArray[Any]:
+    """Cuts off what padding added to an output; real tokens come first in each row of a cache."""
+    wanted = {"T": sizes.get("T"), "P+S": sizes.get("P", 0) + sizes.get("S", 0)}
+    return array[tuple(slice(wanted.get(axis)) if isinstance(axis, str) else slice(None) for axis in tensor.axes)]
 
 
 def _statistics(model: Any) -> ModelStatistics:

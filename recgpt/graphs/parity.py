@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from recgpt.backends.base import Backend, InterestsOutput, ModelSpec, StepOutput, Tokens
 from recgpt.errors import ParityError
-from recgpt.recall.steps import generate_stepwise
+from recgpt.recall.steps import feed_back, generate_stepwise
 from recgpt.signature import INTEREST, INTERESTS, PRESENT_KEY_VALUES
-from recgpt.types import PROMPT, Float32Array, Int64Array
+from recgpt.types import Float32Array, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,14 +221,7 @@ def _compare_steps(comparison: _Comparison, reference: Backend, candidate: Backe
     """One prefill, and one decode of the reference's item on each backend's own cache."""
     expected, found = reference.prefill(tokens), candidate.prefill(tokens)
     _compare_step(comparison, "prefill", tokens, tokens.lengths, expected, found)
-    item_rows = expected.next_rows[:, None]
-    new_token = Tokens(
-        user_rows=tokens.user_rows,
-        item_rows=item_rows,
-        segments=np.full_like(item_rows, PROMPT),
-        lengths=tokens.lengths,
-        excluded=np.concatenate([tokens.excluded, item_rows], axis=1),
-    )
+    new_token = feed_back(tokens, [expected.next_rows])
     expected, found = reference.decode(new_token, expected.key_values), candidate.decode(new_token, found.key_values)
     _compare_step(comparison, "decode", new_token, tokens.lengths + 1, expected, found)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recgpt.backends.base import Backend, InterestsOutput, Tokens
-from recgpt.types import PROMPT
+from recgpt.types import PROMPT, Int64Array
 
 
 def generate_interests(backend: Backend, tokens: Tokens, num_interests: int) -> InterestsOutput:
@@ -30,16 +32,25 @@ def generate_stepwise(backend: Backend, tokens: Tokens, num_interests: int) -> I
     """
     output = backend.prefill(tokens)
     interests, generated = [output.interest], [output.next_rows]
-    for step in range(1, num_interests):
-        item_rows = generated[-1][:, None]
-        new_token = Tokens(
-            user_rows=tokens.user_rows,
-            item_rows=item_rows,
-            segments=np.full_like(item_rows, PROMPT),
-            lengths=tokens.lengths + (step - 1),
-            excluded=np.concatenate([tokens.excluded, np.stack(generated, axis=1)], axis=1),
-        )
-        output = backend.decode(new_token, output.key_values)
+    for _ in range(1, num_interests):
+        output = backend.decode(feed_back(tokens, generated), output.key_values)
         interests.append(output.interest)
         generated.append(output.next_rows)
     return InterestsOutput(interests=np.stack(interests, axis=1), generated_rows=np.stack(generated, axis=1))
+
+
+def feed_back(tokens: Tokens, generated: Sequence[Int64Array]) -> Tokens:
+    """The next token of each row: the item generated last, with segment 1, behind history and what was fed before it.
+
+    Args:
+        tokens: the histories.
+        generated: (B,) int64 rows of each step so far, at least one; they are not generated again.
+    """
+    item_rows = generated[-1][:, None]
+    return Tokens(
+        user_rows=tokens.user_rows,
+        item_rows=item_rows,
+        segments=np.full_like(item_rows, PROMPT),
+        lengths=tokens.lengths + (len(generated) - 1),
+        excluded=np.concatenate([tokens.excluded, np.stack(generated, axis=1)], axis=1),
+    )
