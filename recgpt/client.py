@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -47,12 +48,11 @@ class RecallClient(Recaller):
             timeout_s=timeout_s,
         )
         super().__init__(backend, index, catalogue, prompt_tuned=manifest.training.is_prompt_tuned)
-        try:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(backend.close)
             backend.check_ready()
             self._check_fingerprint(opened, url)
-        except BaseException:
-            backend.close()
-            raise
+            on_failure.pop_all()
 
     def _check_fingerprint(self, bundle: Bundle, url: str) -> None:
         example = bundle.examples()[0]

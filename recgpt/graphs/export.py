@@ -108,18 +108,7 @@ def export_bundle(
     _check_room(decoder, num_interests)
     catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
     reference = EagerBackend(decoder, fused=num_interests)
-    manifest = Manifest(
-        version=next_version(_version_at(out)),
-        model=reference.spec,
-        graph_format=graph_format.name,
-        dtype="float32",
-        num_interests=tuple(num_interests),
-        training=checkpoint.training,
-        item_matrix_sha256=vectors_digest(matrix[1:]),
-        fingerprint=_fingerprint(reference, catalogue, checkpoint),
-        packages={name: importlib.metadata.version(name) for name in PACKAGES},
-        files={},
-    )
+    manifest = _describe(checkpoint, reference, graph_format, next_version(_version_at(out)))
     with atomic_path(out) as folder:
         folder.mkdir()
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
@@ -159,6 +148,22 @@ def examples_of(checkpoint: Checkpoint) -> list[Example]:
     ]
 
 
+def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: GraphFormat, version: int) -> Manifest:
+    request = _example_requests(checkpoint)[0]
+    return Manifest(
+        version=version,
+        model=reference.spec,
+        graph_format=graph_format.name,
+        dtype="float32",
+        num_interests=tuple(sorted(reference.fused)),
+        training=checkpoint.training,
+        item_matrix_sha256=vectors_digest(item_matrix(checkpoint.decoder)[1:]),
+        fingerprint=tuple(fingerprint(reference, catalogue_of(checkpoint), request).tolist()),
+        packages={name: importlib.metadata.version(name) for name in PACKAGES},
+        files={},
+    )
+
+
 def _write_graphs(
     decoder: Decoder, manifest: Manifest, folder: Path, graph_format: GraphFormat, say: Say
 ) -> dict[str, Path]:
@@ -188,10 +193,6 @@ def _parity_batches(checkpoint: Checkpoint, catalogue: Catalogue, spec: ModelSpe
 
 def _example_requests(checkpoint: Checkpoint) -> list[RecallRequest]:
     return [RecallRequest(history=example.history, user_id=example.user_id) for example in examples_of(checkpoint)]
-
-
-def _fingerprint(backend: Backend, catalogue: Catalogue, checkpoint: Checkpoint) -> tuple[float, ...]:
-    return tuple(fingerprint(backend, catalogue, _example_requests(checkpoint)[0]).tolist())
 
 
 def _version_at(out: Path) -> int:
