@@ -6,7 +6,7 @@ Measures what was exported last on a Triton server of its own; writes a JSON wit
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from recgpt.bench.contenders import EAGER, TRITON, Contenders, draw_batches, open_contenders, pin_search_threads, serve
+from recgpt.bench.contenders import EAGER, TRITON, Contenders, draw_batches, open_contenders, serve
 from recgpt.bench.environment import describe_environment
 from recgpt.bench.load import run_load
 from recgpt.bench.plots import plot_recall_latency
@@ -83,7 +83,7 @@ def recall_latency(
     ):
         rows = [
             *_measure_calls(contenders, subject.bundle, plan, progress),
-            *_measure_load(contenders, subject.bundle, plan, progress, partial(pin_search_threads, threads)),
+            *_measure_load(contenders, subject.bundle, plan, progress),
         ]
     result = Result(
         name="recall_latency",
@@ -94,7 +94,7 @@ def recall_latency(
     result.save(out)
     plot_recall_latency(out, out.with_suffix(".png"))
     show_recall_latency(result, console)
-    console.print(f"wrote [bold]{out}[/bold] and [bold]{out.with_suffix('.png')}[/bold]")
+    console.print(f"wrote {out} and {out.with_suffix('.png')}", markup=False, soft_wrap=True)
 
 
 def _measure_calls(contenders: Contenders, bundle: Bundle, plan: Plan, progress: Progress) -> Iterator[Row]:
@@ -120,14 +120,12 @@ def _measure_calls(contenders: Contenders, bundle: Bundle, plan: Plan, progress:
             yield Row.of(name, facts, taken)
 
 
-def _measure_load(
-    contenders: Contenders, bundle: Bundle, plan: Plan, progress: Progress, prepare: Callable[[], None]
-) -> Iterator[Row]:
+def _measure_load(contenders: Contenders, bundle: Bundle, plan: Plan, progress: Progress) -> Iterator[Row]:
     triton = contenders.recallers[TRITON]
     [requests] = draw_batches(bundle, batch=max(plan.batch_sizes), num_batches=1, quotas=QUOTAS)
     for num_clients in progress.track(plan.num_clients, description="many clients"):
         before = contenders.account.read()
-        load = run_load(triton, requests, num_clients=num_clients, duration_s=plan.load_s, prepare=prepare)
+        load = run_load(triton, requests, num_clients=num_clients, duration_s=plan.load_s)
         server = contenders.account.since(before, num_inferences=len(load.samples_ns))
         facts = {
             "batch": 1,

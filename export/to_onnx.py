@@ -28,7 +28,7 @@ def to_onnx(
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(load_checkpoint(checkpoint), out, ONNX, model_repository=model_repository, say=console.print)
     show_parity(report.rows(), console)
-    console.print(f"wrote [bold]{out}[/bold] and [bold]{model_repository}[/bold]")
+    console.print(f"wrote {out} and {model_repository}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

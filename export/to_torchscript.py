@@ -26,7 +26,7 @@ def to_torchscript(
     """Exports CHECKPOINT to TorchScript and checks parity with PyTorch."""
     report = export_bundle(load_checkpoint(checkpoint), out, TORCHSCRIPT, say=console.print)
     show_parity(report.rows(), console)
-    console.print(f"wrote [bold]{out}[/bold]")
+    console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -49,13 +49,15 @@ def train(
     )
     console.print(
         f"{data}: {interactions.num_users:,} users, {interactions.num_items:,} items, "
-        f"{interactions.num_interactions:,} interactions"
+        f"{interactions.num_interactions:,} interactions",
+        markup=False,
+        soft_wrap=True,
     )
     # Imported late: what is wrong with settings or data is said before the seconds that this takes.
     from recgpt.training.trainer import train as run
 
     checkpoint = run(interactions, recipe, out, data_name=data.name, max_epochs=epochs)
-    console.print(f"checkpoint: [bold]{checkpoint}[/bold]")
+    console.print(f"checkpoint: {checkpoint}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -117,7 +119,7 @@ def recall(
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(help="Your data; without it, some are generated.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A sequence file; without it, one is generated.")] = None,
     items: Annotated[Path | None, typer.Option(help="Table of item names to show.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Upper bound for each stage's epochs.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for everything but triton_models/.")] = Path("artifacts"),

@@ -25,6 +25,7 @@ class RecallClient(Recaller):
         url: ``host:port`` of the server's gRPC endpoint.
         bundle: folder that ``export/to_onnx.py`` wrote; only manifest, index, ids and popularity are needed here.
         timeout_s: deadline of each call to the server.
+        num_threads: of one search with many queries; None leaves it to Faiss.
 
     Raises:
         BundleError: the bundle is missing or damaged, or the server's model is not this bundle's.
@@ -36,10 +37,10 @@ class RecallClient(Recaller):
         ...     client.recall(history=[12, 99, 7], user_id=3, k=10).item_ids
     """
 
-    def __init__(self, url: str, *, bundle: str | Path, timeout_s: float = 5.0) -> None:
+    def __init__(self, url: str, *, bundle: str | Path, timeout_s: float = 5.0, num_threads: int | None = None) -> None:
         opened = Bundle.open(bundle)
         manifest = opened.manifest
-        index, catalogue = opened.index(), opened.catalogue()
+        index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
         backend = TritonBackend(
             url,
             manifest.model,
@@ -47,9 +48,9 @@ class RecallClient(Recaller):
             model_version=str(manifest.version),
             timeout_s=timeout_s,
         )
-        super().__init__(backend, index, catalogue, prompt_tuned=manifest.training.is_prompt_tuned)
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(backend.close)
+            super().__init__(backend, index, catalogue, prompt_tuned=manifest.training.is_prompt_tuned)
             backend.check_ready()
             self._check_fingerprint(opened, url)
             on_failure.pop_all()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recgpt.bundle import Bundle, Example
 from recgpt.client import RecallClient
@@ -25,12 +26,13 @@ from recgpt.engine import Engine
 from recgpt.errors import DataError, RecGPTError
 from recgpt.recall.recaller import Recaller
 from recgpt.serving.server import TritonServer
-from recgpt.tables import show_candidates
+from recgpt.tables import named, show_candidates
 from recgpt.types import Candidates, ItemId
 
 # The scripts of a checkout; the demo is run from one.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
+DEFAULT_EPOCHS = 30
 NUM_CALLS = 50
 
 
@@ -54,10 +56,11 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
         write_sequences(data, generate(num_users=3000, num_items=1000, seed=0))
     elif not data.is_file():
         raise DataError(f"{data}: no such file; expected interactions, as described in README.md")
-    run, bundle = out / f"run_{data.name.partition('.')[0]}", out / "bundle"
+    epochs = epochs or DEFAULT_EPOCHS
+    run, bundle = out / f"run_{data.name.partition('.')[0]}_{epochs}", out / "bundle"
     checkpoint = run / "ckpt.pt"
     started = time.perf_counter()
-    _command(console, "recgpt", "train", "--data", data, "--out", run, "--epochs", epochs or 30)
+    _command(console, "recgpt", "train", "--data", data, "--out", run, "--epochs", epochs)
     _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", out / "evaluation.json")
     _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle)
     _command(console, "python", _script("export/to_torchscript.py"), checkpoint, "--out", out / "torchscript")
@@ -69,15 +72,15 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
     with TritonServer(CHECKOUT / "triton_models", log=out / "tritonserver.log") as server:
         console.print(f"ready at {server.url}, a free port")
         _show_recall(console, bundle, server.url, names)
-    console.print(f"\ndone in {time.perf_counter() - started:.0f} s; everything is in [bold]{out}[/bold]")
+    console.print(f"\ndone in {time.perf_counter() - started:.0f} s; everything is in {out}", markup=False)
 
 
 def _show_recall(console: Console, bundle: Path, url: str, names: dict[ItemId, str]) -> None:
     example = Bundle.open(bundle).examples()[0]
-    console.print(f"user {example.user_id}, history, oldest first:")
+    console.print(f"user {example.user_id}, history, oldest first:", markup=False)
     history = Table("item", *(["name"] if names else []), box=None)
     for item in example.history:
-        history.add_row(str(item), *([names.get(item, "")] if names else []))
+        history.add_row(Text(str(item)), *named(item, names))
     console.print(history)
     console.print("recalled:")
     with RecallClient(url, bundle=bundle) as client, Engine.load(bundle) as engine:
@@ -107,7 +110,7 @@ def _command(console: Console, program: str, *arguments: object) -> None:
 
 
 def _step(console: Console, text: str) -> None:
-    console.print(f"\n[bold]$ {text}[/bold]", soft_wrap=True, highlight=False)
+    console.print(f"\n$ {text}", style="bold", soft_wrap=True, highlight=False, markup=False)
 
 
 def _script(name: str) -> Path:

@@ -12,16 +12,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from recgpt.backends.eager import EagerBackend
 from recgpt.data.interactions import Interactions
 from recgpt.data.split import leave_one_out
+from recgpt.eager import eager_recaller
 from recgpt.errors import DataError
 from recgpt.evaluation import Metrics, evaluate, evaluate_popularity
 from recgpt.files import atomic_path
-from recgpt.graphs.export import catalogue_of, item_matrix
 from recgpt.model.checkpoint import Checkpoint
-from recgpt.recall.index import ItemIndex
-from recgpt.recall.recaller import Recaller
 
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 
@@ -45,9 +42,7 @@ def evaluate_checkpoint(
     """
     _check_same_data(checkpoint, interactions)
     split = leave_one_out(interactions)
-    backend = EagerBackend(checkpoint.decoder)
-    index = ItemIndex.build(item_matrix(checkpoint.decoder))
-    recaller = Recaller(backend, index, catalogue_of(checkpoint), prompt_tuned=checkpoint.training.is_prompt_tuned)
+    recaller = eager_recaller(checkpoint)
     rows = [_row("PopRec", None, evaluate_popularity(recaller, split))]
     with Progress(console=console, transient=True) as progress:
         for row_quotas in quotas:
@@ -96,3 +91,9 @@ def _check_same_data(checkpoint: Checkpoint, interactions: Interactions) -> None
                 f"the data's {len(given):,} {what} are not the {len(trained):,} {what} the checkpoint was trained on; "
                 "pass the file (and the options) that the model was trained with"
             )
+    trained_on = checkpoint.training.data_sha256
+    if trained_on and trained_on != interactions.digest():
+        raise DataError(
+            f"the data has the users and items of {checkpoint.training.data}, on which the checkpoint was trained, but "
+            "other interactions, so what it holds out may have been trained on; pass the file it was trained with"
+        )

@@ -15,6 +15,7 @@ _EXTRAS = {
     "lightning": ("train",),
     "matplotlib": ("bench",),
     "onnx": ("export",),
+    "onnx_ir": ("export",),
     "onnxruntime": ("cpu", "gpu"),
     "onnxscript": ("export",),
     "pyarrow": ("train",),

@@ -49,13 +49,17 @@ def _swap(temporary: Path, path: Path, previous: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    # A folder cannot be replaced in one step; the old one is put back if the second step fails.
-    os.rename(path, previous)
-    try:
+    # A folder cannot be replaced in one step; the old one is put back if the second step fails or is interrupted.
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(_put_back, previous, path)
+        os.rename(path, previous)
         os.rename(temporary, path)
-    except OSError:
+        on_failure.pop_all()
+
+
+def _put_back(previous: Path, path: Path) -> None:
+    if previous.exists() and not path.exists():
         os.rename(previous, path)
-        raise
 
 
 @contextlib.contextmanager

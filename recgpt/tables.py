@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from recgpt.types import Candidates, ItemId
 
@@ -16,7 +17,7 @@ def show_candidates(candidates: Candidates, names: Mapping[ItemId, str], console
     found = zip(candidates.item_ids, candidates.scores, candidates.steps, strict=True)
     for rank, (item, score, step) in enumerate(found, start=1):
         found_by = f"interest {step}" if step else "popularity"
-        table.add_row(str(rank), str(item), *([names.get(item, "")] if names else []), f"{score:.3f}", found_by)
+        table.add_row(str(rank), Text(str(item)), *named(item, names), f"{score:.3f}", found_by)
     console.print(table)
     rules = candidates.cold_start
     if rules.popular:
@@ -26,7 +27,13 @@ def show_candidates(candidates: Candidates, names: Mapping[ItemId, str], console
     if rules.shared_user:
         console.print("user not given or unknown: the shared user vector was used")
     if candidates.generated_ids:
-        console.print(f"generated between the steps: {', '.join(map(str, candidates.generated_ids))}")
+        generated = ", ".join(map(str, candidates.generated_ids))
+        console.print(f"generated between the steps: {generated}", markup=False)
+
+
+def named(item: ItemId, names: Mapping[ItemId, str]) -> list[Text]:
+    """The cell of an item's name, where names are shown; their text is not markup."""
+    return [Text(names.get(item, ""))] if names else []
 
 
 def show_parity(rows: Iterable[tuple[str, str]], console: Console) -> None:

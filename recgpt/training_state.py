@@ -22,6 +22,7 @@ class TrainingState:
         num_epochs: epochs over the training data that went into the weights, of all stages.
         seed: of every random choice.
         data: name of the training data, for people.
+        data_sha256: of the training data (``Interactions.digest``), empty if it was not recorded.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:
@@ -33,6 +34,7 @@ class TrainingState:
     num_epochs: int
     seed: int
     data: str
+    data_sha256: str = ""
     validation: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +15,13 @@ from recgpt.backends.base import ModelSpec
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_errors import server_error
-from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
+from recgpt.errors import ConfigError, ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.extras import require
 from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
 
 _MIN_WIDTH = 8
+
+_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
 
 _DATA_TYPES = {"int64": "INT64", "float32": "FP32"}
 
@@ -67,6 +70,7 @@ class TritonBackend(GraphBackend):
         timeout_s: deadline of each call to the server.
 
     Raises:
+        ConfigError: the address is not of the form ``host:port``.
         DependencyError: the client library is not installed.
     """
 
@@ -74,6 +78,8 @@ class TritonBackend(GraphBackend):
         self, url: str, spec: ModelSpec, *, fused: Iterable[int], model_version: str, timeout_s: float = 5.0
     ) -> None:
         super().__init__(spec, fused)
+        if _ADDRESS.fullmatch(url) is None:
+            raise ConfigError(f"url {url!r}: expected host:port of the gRPC endpoint, as in localhost:8001")
         self._url = url
         self._version = model_version
         self._timeout_s = timeout_s
@@ -81,6 +87,7 @@ class TritonBackend(GraphBackend):
         self._refusal: type[Exception] = require("tritonclient.utils").InferenceServerException
         self._client: Any = self._grpc.InferenceServerClient(url, channel_args=_CHANNEL)
         self._max_batch_sizes: dict[str, int] = {}
+        self._closed = False
 
     def check_ready(self) -> None:
         """Asks the server for every model that may be needed, in the version that is needed.
@@ -114,6 +121,7 @@ class TritonBackend(GraphBackend):
 
     def close(self) -> None:
         """Closes the connection; calling it twice is harmless."""
+        self._closed = True
         self._client.close()
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
@@ -123,10 +131,10 @@ class TritonBackend(GraphBackend):
         step = self._max_batch_size(graph.name) if num_rows > 1 else 1
         parts = [
             self._infer(graph, {name: array[start : start + step] for name, array in widened.items()})
-            for start in range(0, num_rows, step)
+            for start in range(0, max(num_rows, 1), step)
         ]
-        outputs = {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in graph.outputs}
-        return {tensor.name: _narrowed(outputs[tensor.name], tensor, sizes) for tensor in graph.outputs}
+        joined = parts[0] if len(parts) == 1 else _joined(graph, parts)
+        return {tensor.name: _narrowed(joined[tensor.name], tensor, sizes) for tensor in graph.outputs}
 
     def _widened(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         """Pads history, cache and exclusions with zeros to the next width of the ladder; new tokens are all real."""
@@ -171,6 +179,8 @@ class TritonBackend(GraphBackend):
         return ", ".join(ready) or "no model that is ready"
 
     def _call(self, what: str, method: str, **arguments: Any) -> Any:
+        if self._closed:
+            raise ServerUnavailableError(f"{what}: the connection to {self._url} was closed; open a new one")
         call: Callable[..., Any] = getattr(self._client, method)
         with self._translated(what):
             return call(client_timeout=self._timeout_s, **arguments)
@@ -195,6 +205,10 @@ def axis_sizes(graph: GraphSpec, feeds: NamedArrays) -> dict[str | int, int]:
     return {
         axis: size for tensor in graph.inputs for axis, size in zip(tensor.axes, feeds[tensor.name].shape, strict=True)
     }
+
+
+def _joined(graph: GraphSpec, parts: Sequence[NamedArrays]) -> NamedArrays:
+    return {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in graph.outputs}
 
 
 def _narrowed(array: NDArray[Any], tensor: TensorSpec, sizes: Mapping[str | int, int]) -> NDArray[Any]:

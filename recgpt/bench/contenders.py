@@ -20,7 +20,6 @@ from recgpt.bench.timing import Case
 from recgpt.bundle import Bundle
 from recgpt.client import RecallClient
 from recgpt.engine import Engine
-from recgpt.extras import require
 from recgpt.recall.recaller import Recaller
 from recgpt.serving.repository import write_repository
 from recgpt.serving.server import TritonServer
@@ -94,15 +93,15 @@ def open_contenders(subject: Subject, url: str, *, num_interests: int, num_threa
         num_threads: of PyTorch, ONNX Runtime and Faiss in this process.
     """
     bundle = subject.bundle
-    pin_search_threads(num_threads)
     with ExitStack() as stack:
         recallers: dict[str, Recaller] = {}
         if subject.checkpoint is not None:
             eager = _eager_backend(subject.checkpoint, num_interests, num_threads)
-            recallers[EAGER] = stack.enter_context(_over(eager, bundle))
+            recallers[EAGER] = stack.enter_context(_over(eager, bundle, num_threads))
         recallers[ENGINE] = stack.enter_context(Engine.load(bundle.path, num_threads=num_threads))
-        recallers[STEPWISE] = stack.enter_context(_over(_stepwise_backend(bundle, num_threads), bundle))
-        recallers[TRITON] = stack.enter_context(RecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S))
+        recallers[STEPWISE] = stack.enter_context(_over(_stepwise_backend(bundle, num_threads), bundle, num_threads))
+        client = RecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=num_threads)
+        recallers[TRITON] = stack.enter_context(client)
         manifest = bundle.manifest
         # A connection of its own, so that asking for counters does not touch the one that is timed.
         observer = TritonBackend(
@@ -110,11 +109,6 @@ def open_contenders(subject: Subject, url: str, *, num_interests: int, num_threa
         )
         stack.callback(observer.close)
         yield Contenders(recallers, ServerAccount(observer, interests_spec(num_interests).name))
-
-
-def pin_search_threads(num_threads: int) -> None:
-    """Sets how many threads Faiss takes for a search that is called from this thread; other threads keep theirs."""
-    require("faiss").omp_set_num_threads(num_threads)
 
 
 def draw_batches(bundle: Bundle, *, batch: int, num_batches: int, quotas: tuple[int, ...]) -> list[list[RecallRequest]]:
@@ -127,9 +121,9 @@ def draw_batches(bundle: Bundle, *, batch: int, num_batches: int, quotas: tuple[
     return [[requests[position] for position in row] for row in drawn.tolist()]
 
 
-def _over(backend: Backend, bundle: Bundle) -> Recaller:
+def _over(backend: Backend, bundle: Bundle, num_threads: int) -> Recaller:
     prompt_tuned = bundle.manifest.training.is_prompt_tuned
-    return Recaller(backend, bundle.index(), bundle.catalogue(), prompt_tuned=prompt_tuned)
+    return Recaller(backend, bundle.index(num_threads=num_threads), bundle.catalogue(), prompt_tuned=prompt_tuned)
 
 
 def _eager_backend(checkpoint: Checkpoint, num_interests: int, num_threads: int) -> Backend:

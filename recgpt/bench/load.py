@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -34,7 +34,6 @@ def run_load(
     *,
     num_clients: int,
     duration_s: float,
-    prepare: Callable[[], None] = lambda: None,
 ) -> Load:
     """Sends single requests from ``num_clients`` threads that share a recaller.
 
@@ -44,7 +43,6 @@ def run_load(
         num_clients: threads.
         duration_s: no request is sent after this time, but each client sends at least one; those under way are waited
             for and counted.
-        prepare: called in each thread before the start, for settings that hold in one thread only, as OpenMP's do.
 
     Returns:
         All latencies. An error of any request is raised.
@@ -60,7 +58,6 @@ def run_load(
     stop = threading.Event()
 
     def client(number: int) -> list[int]:
-        prepare()
         samples = []
         position = number * len(requests) // num_clients
         start.wait()

@@ -116,7 +116,7 @@ def _checkpoint_beside(bundle: Bundle) -> Checkpoint | None:
 
 
 def _belongs(checkpoint: Checkpoint, bundle: Bundle) -> bool:
-    from recgpt.graphs.export import item_matrix
+    from recgpt.eager import item_matrix
     from recgpt.recall.index import vectors_digest
 
     return vectors_digest(item_matrix(checkpoint.decoder)[1:]) == bundle.manifest.item_matrix_sha256

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from recgpt.errors import DataError
+from recgpt.errors import DataError, RequestError
 from recgpt.types import Int64Array, ItemId
 
 UNKNOWN_ROW = 0
@@ -58,9 +58,16 @@ class IdMap:
         return self._ids[row - 1]
 
     def parse(self, text: str) -> ItemId:
-        """An id typed by a person: an int if this map's ids are ints and the text is one, else the text itself."""
-        is_int = bool(self._ids) and isinstance(self._ids[0], int) and _INTEGER.fullmatch(text)
-        return int(text) if is_int else text
+        """An id typed by a person, of the type that this map's ids have; it need not be in the map.
+
+        Raises:
+            RequestError: the ids are ints and the text is none.
+        """
+        if not self._ids or isinstance(self._ids[0], str):
+            return text
+        if _INTEGER.fullmatch(text) is None:
+            raise RequestError(f"id {text!r}: expected a whole number such as {self._ids[0]}, as in the training data")
+        return int(text)
 
     def __len__(self) -> int:
         return len(self._ids)

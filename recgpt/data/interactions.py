@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -66,6 +68,16 @@ class Interactions:
     def num_interactions(self) -> int:
         """Actions in all sequences together, repeats included."""
         return sum(map(len, self.sequences))
+
+    def digest(self) -> str:
+        """Hex SHA-256 of ids and sequences: the same for the same data, whatever file it was read from."""
+        digest = hashlib.sha256()
+        for ids in (self.user_ids, self.item_ids):
+            digest.update(json.dumps(ids.ids).encode())
+        digest.update(np.array([len(items) for items in self.sequences], dtype="<i8").tobytes())
+        for items in self.sequences:
+            digest.update(items.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def popularity(self, sequences: Sequence[Int64Array]) -> Int64Array:
         """How often each item occurs in some sequences of these rows, such as the training parts.

@@ -39,7 +39,7 @@ def load_interactions(
             missing = ", ".join(role for role, name in named.items() if name is None)
             raise DataError(
                 f"{path}: a raw log, but which column is the {missing} was not said; expected one of its columns for "
-                f"each: {', '.join(column_names(path))}"
+                f"each, with --user-column, --item-column, --time-column: {', '.join(column_names(path))}"
             )
         return read_logs(path, user=user, item=item, timestamp=timestamp, min_count=min_count)
     if user is not None or item is not None or timestamp is not None:

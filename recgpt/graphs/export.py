@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from recgpt.backends.base import Backend, ModelSpec, Tokens
 from recgpt.backends.eager import EagerBackend
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
@@ -24,6 +22,7 @@ from recgpt.bundle import (
     write_catalogue,
     write_manifest,
 )
+from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
@@ -38,7 +37,7 @@ from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.serving.repository import write_repository
-from recgpt.types import Float32Array, RecallRequest
+from recgpt.types import RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
 TOLERANCE = 1e-4
@@ -126,17 +125,6 @@ def export_bundle(
     return report
 
 
-def catalogue_of(checkpoint: Checkpoint) -> Catalogue:
-    """Ids and popularity of a checkpoint."""
-    return Catalogue(item_ids=checkpoint.item_ids, user_ids=checkpoint.user_ids, popularity=checkpoint.popularity)
-
-
-def item_matrix(decoder: Decoder) -> Float32Array:
-    """The output matrix (V + 1, D) float32 of a decoder, row 0 being padding."""
-    matrix: Float32Array = decoder.item_matrix.detach().cpu().numpy().astype(np.float32)
-    return matrix
-
-
 def examples_of(checkpoint: Checkpoint) -> list[Example]:
     """The histories a checkpoint keeps, in the users' own ids."""
     return [
@@ -197,6 +185,8 @@ def _example_requests(checkpoint: Checkpoint) -> list[RecallRequest]:
 
 def _version_at(out: Path) -> int:
     """Version of the bundle that an export to ``out`` replaces, 0 for none; OutputError if it would replace more."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} exists and is no folder; nothing was changed: choose another name for the bundle")
     manifest = None
     with contextlib.suppress(BundleError):
         manifest = Bundle.open(out).manifest

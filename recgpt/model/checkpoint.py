@@ -105,6 +105,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _read(path: Path) -> Mapping[str, Any]:
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; expected a checkpoint file, such as {path / 'ckpt.pt'}")
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; expected {_EXPECTED}")
     # torch.save writes a zip archive whose directory comes last: without it the file was cut off, or never was one.

@@ -59,7 +59,7 @@ def generate_prompts(
     if num_prompts == 0:
         cut = [history[-decoder.config.max_length :] for history in histories]
         return [(history, np.full_like(history, BEHAVIOUR)) for history in cut]
-    _check_catalogue(decoder, histories, num_prompts)
+    check_catalogue(decoder.num_items, decoder.config.max_length, histories, num_prompts)
     prompted: list[PromptedHistory] = [(np.zeros(0, np.int64), np.zeros(0, np.int64))] * len(histories)
     # Longest first: rows that are finished stand at the end of a batch and are sliced off.
     order = sorted((index for index, h in enumerate(histories) if len(h)), key=lambda index: -len(histories[index]))
@@ -135,14 +135,15 @@ def _seen_at_start(histories: Sequence[Int64Array], kept: Sequence[Int64Array], 
     return torch.from_numpy(seen)
 
 
-def _check_catalogue(decoder: Decoder, histories: Sequence[Int64Array], num_prompts: int) -> None:
-    window = num_real_items(decoder.config.max_length, num_prompts)
+def check_catalogue(num_items: int, max_length: int, histories: Sequence[Int64Array], num_prompts: int) -> None:
+    """ConfigError if a catalogue has too few items to generate distinct unseen ones for every history."""
+    window = num_real_items(max_length, num_prompts)
     needed = max(
         (len(np.unique(items)) + num_prompts * (min(len(items), window) - 1) for items in histories if len(items)),
         default=0,
     )
-    if needed > decoder.num_items:
+    if num_prompts and needed > num_items:
         raise ConfigError(
             f"num_prompts = {num_prompts} needs up to {needed} distinct items for one user, and the catalogue has "
-            f"{decoder.num_items}; choose fewer prompts, 0 for none"
+            f"{num_items}; choose fewer prompts, 0 for none"
         )

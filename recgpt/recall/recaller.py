@@ -31,6 +31,9 @@ from recgpt.types import (
     UserId,
 )
 
+# Searches up to about this deep cost much the same.
+_MIN_DEPTH = 64
+
 
 class PretrainedOnlyWarning(UserWarning):
     """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
@@ -97,12 +100,18 @@ class Recaller:
         """
         clock = _Clock()
         encoded = [self._encode(request) for request in requests]
-        groups: dict[int, list[int]] = defaultdict(list)
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for position, request in enumerate(encoded):
-            groups[0 if request.cold_start.popular else len(request.quotas)].append(position)
+            groups[_group(request)].append(position)
+        if not self.prompt_tuned and any(num_interests > 1 for num_interests, _ in groups):
+            warnings.warn(
+                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
+                PretrainedOnlyWarning,
+                stacklevel=2,
+            )
         clock.lap("encode")
         answers: dict[int, _Answer] = {}
-        for num_interests, positions in groups.items():
+        for (num_interests, _), positions in groups.items():
             group = [encoded[position] for position in positions]
             found = self._recall_group(group, num_interests, clock) if num_interests else self._popular(group)
             answers.update(zip(positions, found, strict=True))
@@ -140,12 +149,6 @@ class Recaller:
         num_interests, window = len(encoded.quotas), self.backend.spec.max_length
         if num_interests > window:
             raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
-        if num_interests > 1 and not self.prompt_tuned:
-            warnings.warn(
-                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
-                PretrainedOnlyWarning,
-                stacklevel=4,
-            )
         return encoded
 
     def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
@@ -187,6 +190,17 @@ class Recaller:
             "steps": steps,
             "generated_ids": tuple(map(item_ids.id, generated.tolist())),
         }
+
+
+def _group(request: EncodedRequest) -> tuple[int, int]:
+    """What requests share that are computed together: number of interests, 0 for popular items, and depth of search.
+
+    So one user with a very long history does not make the search of all others as deep.
+    """
+    if request.cold_start.popular:
+        return 0, 0
+    depth = num_to_search(request.quotas, len(request.excluded))
+    return len(request.quotas), max(depth, _MIN_DEPTH).bit_length()
 
 
 class _Answer(TypedDict):

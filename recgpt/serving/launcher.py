@@ -6,7 +6,9 @@ it needs to serve ``triton_models/`` unchanged. Either way the server replaces t
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,11 @@ from recgpt.errors import LaunchError
 from recgpt.serving import checks
 from recgpt.serving.arguments import ServerArguments
 from recgpt.serving.wheel import WheelServer
+
+# Environment variable: if set, the server is asked to end when the process that started it is gone.
+END_WITH_PARENT = "RECGPT_END_WITH_PARENT"
+
+_PR_SET_PDEATHSIG = 1  # from <linux/prctl.h>; what it sets outlives execve
 
 CONTAINER_SERVER = Path("/opt/tritonserver/bin/tritonserver")
 
@@ -36,6 +43,8 @@ def main() -> int:
     except LaunchError as error:
         print(f"tritonserver: {error}", file=sys.stderr)
         return 1
+    if os.environ.get(END_WITH_PARENT) and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     try:
         os.execve(command.program, [str(command.program), *command.arguments], dict(command.environment))
     except OSError as error:

@@ -17,6 +17,7 @@ from typing import Self
 
 from recgpt.errors import LaunchError
 from recgpt.serving.checks import LOOPBACK
+from recgpt.serving.launcher import END_WITH_PARENT
 
 POLL_S = 0.05
 STOP_S = 20
@@ -68,7 +69,13 @@ class TritonServer:
         with self._log.open("wb") as log:
             # A session of its own: the server's helper processes can be ended with it, and a Ctrl-C is ours to handle.
             self._process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                self._command(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # For when this process is killed and cannot stop it.
+                env=os.environ | {END_WITH_PARENT: "1"},
             )
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.stop)

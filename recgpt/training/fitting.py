@@ -81,6 +81,8 @@ def fit_stage(
         stopping.best_score = torch.tensor(initial[NDCG])
     trainer = _trainer(stage, folder, stopping, progress=progress)
     last = folder / "last.ckpt"
+    if last.exists() and progress:
+        print(f"going on with {last}", flush=True)
     with _quiet(), _writing(folder):
         module = StageModule(decoder.train(), stage, quotas=quotas, seed=seed)
         trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)

@@ -10,13 +10,10 @@ OUT/
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from recgpt.config import TrainingConfig
 from recgpt.data.interactions import Interactions
@@ -67,17 +64,11 @@ class RunFolder:
 
 def _describe(interactions: Interactions) -> dict[str, Any]:
     """Sizes and a hash of the data itself, so that a file may move but not change."""
-    digest = hashlib.sha256()
-    for ids in (interactions.user_ids, interactions.item_ids):
-        digest.update(json.dumps(ids.ids).encode())
-    digest.update(np.array([len(items) for items in interactions.sequences], dtype="<i8").tobytes())
-    for items in interactions.sequences:
-        digest.update(items.astype("<i8").tobytes())
     return {
         "num_users": interactions.num_users,
         "num_items": interactions.num_items,
         "num_interactions": interactions.num_interactions,
-        "sha256": digest.hexdigest(),
+        "sha256": interactions.digest(),
     }
 
 

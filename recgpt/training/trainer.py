@@ -22,7 +22,7 @@ from recgpt.data.split import NOT_EVALUATED, Split, leave_one_out
 from recgpt.errors import DataError
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recgpt.model.decoder import Decoder
-from recgpt.model.prompts import generate_prompts
+from recgpt.model.prompts import check_catalogue, generate_prompts
 from recgpt.recall.merge import default_quotas
 from recgpt.training.batches import TrainingExample, evaluation_examples, plain_examples, prompted_examples
 from recgpt.training.fitting import fit_stage
@@ -65,6 +65,7 @@ def train(
     config = _bounded(config, max_epochs)
     split = leave_one_out(interactions)
     _check_trainable(split)
+    check_catalogue(interactions.num_items, config.model.max_length, split.train, config.num_prompts)
     folder = RunFolder(out)
     folder.claim(config, interactions)
     if folder.final.exists():
@@ -122,6 +123,7 @@ class _Recipe:
             num_epochs=result.num_epochs,
             seed=config.seed,
             data=self._data_name,
+            data_sha256=self._interactions.digest(),
             validation=result.validation,
         )
         return Checkpoint(
@@ -171,7 +173,7 @@ class _Recipe:
 
     def _tuning_examples(self, decoder: Decoder) -> list[TrainingExample]:
         num_prompts = self._config.num_prompts
-        _say(f"generating {num_prompts} prompts before each item of {len(self._split.train):,} users", self._progress)
+        _say(f"generating prompts, {num_prompts} an item, for {len(self._split.train):,} users", self._progress)
         prompted = generate_prompts(
             decoder.to(_device()),
             np.arange(1, self._interactions.num_users + 1),

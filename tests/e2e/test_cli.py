@@ -171,6 +171,14 @@ def test_data_of_another_model(trained: Trained, tmp_path: Path) -> None:
     assert "the checkpoint was trained on" in message
 
 
+def test_other_interactions_of_the_same_users_and_items(trained: Trained, tmp_path: Path) -> None:
+    turned = [line.split() for line in trained.data.read_text().splitlines()]
+    (tmp_path / "turned.txt").write_text("".join(f"{' '.join([user, *items[::-1]])}\n" for user, *items in turned))
+    message = refused(*RECGPT, "evaluate", trained.checkpoint, "--data", "turned.txt", cwd=tmp_path)
+    assert "DataError" in message
+    assert "other interactions" in message
+
+
 def test_no_data(tmp_path: Path) -> None:
     assert "none.txt" in refused(*RECGPT, "train", "--data", "none.txt", "--out", "run", cwd=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -33,7 +33,7 @@ def commands(block: str) -> list[str]:
 
 
 TWO, OWN_DATA, FOUR = (commands(block) for block in blocks("bash"))
-TRAIN, TO_ONNX, SERVE, BENCHMARK = FOUR
+ACTIVATE, TRAIN, TO_ONNX, SERVE, BENCHMARK = FOUR
 (CLIENT,) = blocks("python")
 RECALL = re.search(r"`(recgpt recall --url .*?)`", README)[1]
 
@@ -80,6 +80,11 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_make_knows_the_targets(command: str) -> None:
     result = shell(f"{command} --dry-run", ROOT)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_environment_that_is_activated_is_the_one_make_builds() -> None:
+    environment = ACTIVATE.removeprefix("source ").removesuffix("/bin/activate")
+    assert f"VENV := {environment}" in (ROOT / "Makefile").read_text().splitlines()
 
 
 def test_training_and_export_write_what_the_comments_say(trained_and_exported: Path) -> None:

@@ -221,3 +221,14 @@ def test_the_checkpoint_is_not_changed_by_its_export(tmp_path: Path) -> None:
     after = checkpoint.decoder.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert checkpoint.training == training
+
+
+def test_a_file_in_the_place_of_the_bundle_leaves_the_served_models(export: Export, exported: Path) -> None:
+    taken = exported / "file"
+    taken.write_text("mine")
+    before = contents(exported)
+    with pytest.raises(OutputError, match="is no folder"):
+        export_bundle(
+            export.checkpoint, taken, ready_made(export), model_repository=exported / "triton_models", say=quiet
+        )
+    assert contents(exported) == before

@@ -247,3 +247,12 @@ def test_a_folder_that_cannot_be_made_is_an_output_error(interactions, tmp_path)
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         train(interactions, CONFIG, tmp_path / "file" / "run", data_name="made up", progress=False)
+
+
+def test_a_catalogue_too_small_for_the_prompts_is_said_before_anything_is_trained(tmp_path):
+    rows = np.arange(1, 9)
+    few_items = Interactions(user_ids=IdMap([1, 2]), item_ids=IdMap(range(1, 9)), sequences=(rows, rows))
+    recipe = dataclasses.replace(CONFIG, num_prompts=3)
+    with pytest.raises(ConfigError, match=r"num_prompts = 3 .*choose fewer prompts"):
+        train(few_items, recipe, tmp_path / "run", data_name="made up", progress=False)
+    assert not (tmp_path / "run").exists()

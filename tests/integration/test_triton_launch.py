@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -44,6 +45,21 @@ def test_a_server_stops_with_its_block_even_when_the_block_fails(small_graphs, t
     with pytest.raises(ProcessLookupError):  # nor is any of the processes that it started
         os.killpg(pid, signal.SIGKILL)
     server.stop()
+
+
+def test_a_server_ends_when_the_process_that_started_it_is_killed(small_graphs, tmp_path):
+    write_repository(tmp_path / "models", {"prefill": small_graphs.files["prefill"]}, 1)
+    script = (
+        "import sys, pathlib; from recgpt.serving.server import TritonServer\n"
+        "with TritonServer(sys.argv[1], log=pathlib.Path(sys.argv[2])) as server:\n"
+        "    print(server.pid, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, tmp_path / "models", tmp_path / "log"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as owner:
+        pid = int(owner.stdout.readline())
+        with os.fdopen(os.pidfd_open(pid)) as server:
+            owner.kill()
+            assert select.select([server], [], [], 20)[0], "the server still runs"
 
 
 def test_a_port_in_use_is_named_and_nothing_is_left_running(served, tmp_path):

@@ -4,7 +4,6 @@ import io
 import itertools
 import json
 import re
-import threading
 
 import pytest
 from rich.console import Console
@@ -147,20 +146,6 @@ def test_load_times_every_request_of_every_client():
     assert load.duration_ns >= 0.1e9
     # Two clients, each busy or waiting for the other all the time.
     assert sum(load.samples_ns) <= 2 * load.duration_ns
-
-
-def test_every_client_is_prepared_in_its_own_thread():
-    prepared = []
-    requests = [RecallRequest(history=[10], k=3)]
-    run_load(
-        ToyModel().recaller(),
-        requests,
-        num_clients=3,
-        duration_s=0.01,
-        prepare=lambda: prepared.append(threading.get_ident()),
-    )
-    assert len(set(prepared)) == len(prepared) == 3
-    assert threading.get_ident() not in prepared
 
 
 def test_load_raises_what_a_client_met():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recgpt.data.ids import IdMap, ids_from_text
-from recgpt.errors import DataError
+from recgpt.errors import DataError, RequestError
 
 IDS = st.lists(st.integers(), unique=True) | st.lists(st.text(), unique=True)
 
@@ -96,3 +96,12 @@ def test_repr_stays_short():
 )
 def test_text_ids_are_ints_only_if_nothing_is_lost(tokens, ids):
     assert ids_from_text(tokens) == ids
+
+
+def test_a_typed_id_gets_the_type_of_the_ids():
+    assert IdMap([7, 12]).parse("12") == 12
+    assert IdMap([7, 12]).parse("-3") == -3
+    assert IdMap(["7", "b"]).parse("7") == "7"
+    for text in ("abc", "12,99", "1.0", "007", ""):
+        with pytest.raises(RequestError, match="expected a whole number such as 7"):
+            IdMap([7, 12]).parse(text)

@@ -19,7 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.backends.base", "recgpt.backends.tensors", "recgpt.recall.index", "recgpt.model"),
     ("recgpt.recall",),
     ("recgpt.evaluation", "recgpt.training", "recgpt.graphs"),
-    ("recgpt.backends", "recgpt.bundle", "recgpt.serving"),
+    ("recgpt.backends", "recgpt.bundle", "recgpt.serving", "recgpt.eager"),
     (
         "recgpt.engine",
         "recgpt.client",

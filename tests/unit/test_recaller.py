@@ -136,6 +136,17 @@ def test_requests_of_one_number_of_interests_share_one_call() -> None:
     assert sorted(recaller.backend.calls) == ["interests_2", "prefill"]
 
 
+def test_a_very_long_history_does_not_deepen_the_search_of_the_others() -> None:
+    model = ToyModel(num_items=400)
+    recaller = model.recaller()
+    usual = [RecallRequest(history=[10 * row], k=3, quotas=(2, 1)) for row in (1, 2, 3)]
+    long = RecallRequest(history=[10 * row for row in range(1, 301)], k=3, quotas=(2, 1))
+    answers = recaller.recall_many([*usual, long])
+    assert len(recaller.backend.calls) == 2
+    for request, answer in zip([*usual, long], answers, strict=True):
+        assert_is(answer, model, recaller, request)
+
+
 def test_no_requests_no_answers() -> None:
     assert ToyModel().recaller().recall_many([]) == []
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from recgpt.backends.triton import ladder
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.triton import TritonBackend, ladder
 from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
 from recgpt.errors import (
+    ConfigError,
     ModelUnavailableError,
     RecGPTError,
     RequestError,
@@ -63,3 +65,10 @@ def test_widths_are_few_never_too_small_and_stop_at_the_window():
     assert all(padded >= width for width, padded in enumerate(widths, start=1))
     assert [ladder(width) for width in (1, 8, 9, 64, 65, 1000)] == [8, 8, 16, 64, 128, 1024]
     assert ladder(60, 50) == 60
+
+
+@pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "localhost:", "localhost:grpc", ""])
+def test_an_address_without_host_and_port_is_refused(url):
+    spec = ModelSpec(num_items=3, num_users=1, max_length=4, hidden_size=2, num_blocks=1, num_heads=1)
+    with pytest.raises(ConfigError, match="expected host:port"):
+        TritonBackend(url, spec, fused=(), model_version="1")
