@@ -85,7 +85,14 @@ def fit_stage(
         print(f"going on with {last}", flush=True)
     with _quiet(), _writing(folder):
         module = StageModule(decoder.train(), stage, quotas=quotas, seed=seed)
-        trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
+        except SystemExit as error:
+            # Lightning's answer to Ctrl-C.
+            if not trainer.interrupted:
+                raise
+            print(f"stopped; the same command goes on with {last}" if last.exists() else "stopped", flush=True)
+            raise KeyboardInterrupt from error
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     decoder.cpu().eval()
     if initial is not None and best[VALIDATION][NDCG] <= initial[NDCG]:

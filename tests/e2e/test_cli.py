@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -169,6 +170,19 @@ def test_data_of_another_model(trained: Trained, tmp_path: Path) -> None:
     message = refused(*RECGPT, "evaluate", trained.checkpoint, "--data", "other.txt", cwd=tmp_path)
     assert "DataError: the data's" in message
     assert "the checkpoint was trained on" in message
+
+
+def test_training_that_is_stopped_says_how_to_go_on(trained: Trained, tmp_path: Path) -> None:
+    command = [*RECGPT, "train", "--data", str(trained.data), "--out", "run", "--epochs", "500"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if "epoch 2 of" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stdout.read()
+        assert process.wait(timeout=60) == 130
+    assert "stopped; the same command goes on with run/pretrain/last.ckpt" in rest
+    assert "Traceback" not in rest
 
 
 def test_other_interactions_of_the_same_users_and_items(trained: Trained, tmp_path: Path) -> None:
