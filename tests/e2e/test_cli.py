@@ -173,8 +173,17 @@ def test_data_of_another_model(trained: Trained, tmp_path: Path) -> None:
 
 
 def test_training_that_is_stopped_says_how_to_go_on(trained: Trained, tmp_path: Path) -> None:
-    command = [*RECGPT, "train", "--data", str(trained.data), "--out", "run", "--epochs", "500"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background jobs, and so their children, would ignore Ctrl-C.
+    attentive = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from recgpt.cli import main; main()"
+    )
+    command = [sys.executable, "-c", attentive, "train", "--data", trained.data, "--out", "run", "--epochs", "500"]
+    with subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         for line in process.stdout:
             if "epoch 2 of" in line:
                 process.send_signal(signal.SIGINT)
