@@ -104,13 +104,26 @@ def test_a_batch_beyond_the_servers_limit_is_split_and_put_together_in_order(bac
 def test_concurrent_single_requests_are_batched_and_each_gets_its_own_answer(backend, direct):
     requests = [tokens([1 + number % 8], seed=number, num_excluded=1 + number % 5) for number in range(400)]
     backend.prefill(requests[0])
+    # Requests only wait for each other while the model is busy, so four clients keep it so, with full batches.
+    full, done = tokens(np.full(256, 8)), threading.Event()
+
+    def keep_busy() -> int:
+        num_runs = 0
+        while not done.is_set():
+            backend.prefill(full)
+            num_runs += 1
+        return num_runs
+
     before = backend.statistics()["prefill"]
-    with ThreadPoolExecutor(32) as pool:
+    with ThreadPoolExecutor(36) as pool:
+        busy = [pool.submit(keep_busy) for _ in range(4)]
         answers = list(pool.map(backend.prefill, requests))
+        done.set()
+    num_full = sum(client.result() for client in busy)
     after = backend.statistics()["prefill"]
-    assert after.num_inferences - before.num_inferences == 400
+    assert after.num_inferences - before.num_inferences == 400 + 256 * num_full
     # Lengths and exclusions differ, and still they run together, since they are padded to the same widths.
-    assert after.num_executions - before.num_executions < 300
+    assert after.num_executions - before.num_executions - num_full < 300
     assert after.num_failures == before.num_failures
     assert after.compute_infer_ns > before.compute_infer_ns
     for request, answer in zip(requests, answers, strict=True):
@@ -222,3 +235,5 @@ def test_a_server_that_never_answers_meets_the_deadline(served):
 def test_closing_twice_is_harmless(served):
     with connect(served) as backend:
         backend.close()
+        with pytest.raises(ServerUnavailableError, match="was closed"):
+            backend.prefill(tokens([4]))
