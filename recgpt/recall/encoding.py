@@ -22,6 +22,7 @@ class EncodedRequest:
         item_rows: (n,) int64, the known items of the whole history, oldest first.
         segments: (n,) int64.
         quotas: as asked for, or the default.
+        merge: one of MERGES.
         excluded: distinct rows never to be returned.
         cold_start: the rules that apply.
     """
@@ -30,6 +31,7 @@ class EncodedRequest:
     item_rows: Int64Array
     segments: Int64Array
     quotas: tuple[int, ...]
+    merge: str
     excluded: frozenset[int]
     cold_start: ColdStart
 
@@ -45,6 +47,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         item_rows=rows[known],
         segments=segments[known],
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
+        merge=request.merge,
         excluded=frozenset(rows[known].tolist()) if request.filter_seen else frozenset(),
         cold_start=ColdStart(
             shared_user=user_row == 0,
