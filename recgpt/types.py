@@ -20,6 +20,9 @@ Float32Array = NDArray[np.float32]
 BEHAVIOUR = 0
 PROMPT = 1
 
+# Item rows and segments, both (T,) int64, oldest first.
+PromptedHistory = tuple[Int64Array, Int64Array]
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecallRequest:
@@ -32,7 +35,7 @@ class RecallRequest:
             None = all 0.
         k: how many items to recall.
         quotas: items to take from each interest, in step order; positive, summing to k. None = the bundle's default.
-        filter_seen: never return an item of the history.
+        filter_seen: never return a behaviour of the history; an item that is only a prompt there stays a candidate.
 
     Raises:
         RequestError: a field has the wrong type, shape or range.
