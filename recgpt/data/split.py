@@ -7,9 +7,10 @@ from typing import Literal
 
 import numpy as np
 
+from recgpt.data.feedback import Unclicked, with_unclicked
 from recgpt.data.interactions import Interactions
-from recgpt.errors import ConfigError
-from recgpt.types import Int64Array
+from recgpt.errors import ConfigError, DataError
+from recgpt.types import Int64Array, PromptedHistory
 
 NOT_EVALUATED = 0
 _MIN_EVALUATED = 3
@@ -27,11 +28,13 @@ class Split:
         train: U arrays of item rows, int64, oldest first: all but the last two items.
         validation: (U,) int64, row of the item before the last; 0 = user not evaluated.
         test: (U,) int64, row of the last item; 0 = user not evaluated.
+        unclicked: of the interactions; None where they have none.
     """
 
     train: tuple[Int64Array, ...]
     validation: Int64Array
     test: Int64Array
+    unclicked: tuple[Unclicked, ...] | None = None
 
     def targets(self, stage: Stage) -> Int64Array:
         """The held-out item rows (U,) of a stage, 0 for a user who is not evaluated; ConfigError for another stage."""
@@ -60,6 +63,28 @@ class Split:
             return tuple(np.append(items, target) if target else items for items, target in pairs)
         raise ConfigError(f"stage = {stage!r}: expected validation or test")
 
+    def history_with_unclicked(self, stage: Stage, max_between: int) -> tuple[PromptedHistory, ...]:
+        """``history`` with the items that were shown and not clicked before the stage's target, as prompts.
+
+        Args:
+            stage: as in ``history``.
+            max_between: K, the most unclicked items between two behaviours; of more, the newest stay.
+
+        Returns:
+            U pairs of item rows and segments, oldest first.
+
+        Raises:
+            DataError: the data does not tell what was shown and not clicked.
+            ConfigError: another stage.
+        """
+        if self.unclicked is None:
+            raise DataError(
+                "the data does not tell what was shown and not clicked, which the model's histories need; "
+                "expected a raw log with --clicked-column"
+            )
+        pairs = zip(self.history(stage), self.unclicked, strict=True)
+        return tuple(with_unclicked(items, shown, max_between) for items, shown in pairs)
+
 
 def leave_one_out(interactions: Interactions) -> Split:
     """Holds out each user's last two items, in the order the sequences have."""
@@ -70,4 +95,5 @@ def leave_one_out(interactions: Interactions) -> Split:
         train=tuple(items[:-2] if held_out else items for items, held_out in pairs),
         validation=np.array([items[-2] if held_out else NOT_EVALUATED for items, held_out in pairs], dtype=np.int64),
         test=np.array([items[-1] if held_out else NOT_EVALUATED for items, held_out in pairs], dtype=np.int64),
+        unclicked=interactions.unclicked,
     )
