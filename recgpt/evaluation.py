@@ -15,7 +15,7 @@ from recgpt.data.split import Split, Stage
 from recgpt.errors import DataError, QuotaError, ShortfallError
 from recgpt.metrics import hit_rate_at_k, ndcg_at_k, target_rank
 from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
-from recgpt.types import Candidates, Int64Array, ItemId, RecallRequest
+from recgpt.types import BEHAVIOUR, Candidates, Int64Array, ItemId, PromptedHistory, RecallRequest
 
 CUTOFFS = (5, 10)
 
@@ -31,34 +31,67 @@ def evaluate(
     stage: Stage = "test",
     quotas: Sequence[int] = (10,),
     filter_seen: bool = True,
+    max_unclicked: int = 0,
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> Metrics:
-    """Hit rate and NDCG of recalled lists.
+    """Hit rate and NDCG of recalled lists; arguments and errors as in ``target_ranks``.
+
+    Returns:
+        ``hr@5``, ``hr@10``, ``ndcg@5``, ``ndcg@10``.
+    """
+    ranks = target_ranks(
+        recaller,
+        split,
+        stage=stage,
+        quotas=quotas,
+        filter_seen=filter_seen,
+        max_unclicked=max_unclicked,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    return summarise(ranks)
+
+
+def target_ranks(
+    recaller: Recaller,
+    split: Split,
+    *,
+    stage: Stage = "test",
+    quotas: Sequence[int] = (10,),
+    filter_seen: bool = True,
+    max_unclicked: int = 0,
+    batch_size: int = 512,
+    progress: Progress | None = None,
+) -> Int64Array:
+    """Ranks of the held-out items in the recalled lists, for metrics and for comparing two models user by user.
 
     Args:
         recaller: engine, client, or a Recaller over the eager backend.
         split: held-out targets and the histories before them, in rows of the recaller's catalogue.
         stage: ``test`` or ``validation``.
         quotas: items from each step; their sum is k, at least the largest cut-off. One quota is the paper's RecGPT_1.
-        filter_seen: leave items of the history out of the lists (the usual protocol; Yelp's repeats are then misses).
+        filter_seen: leave behaviours of the history out of the lists (the usual protocol; Yelp's repeats are then
+            misses). What was only shown stays a candidate, for models that know of it and models that do not.
+        max_unclicked: the most items that were shown and not clicked to send between two behaviours, as prompts:
+            ``TrainingState.max_unclicked`` of the model.
         batch_size: users a call.
         progress: called after each batch.
 
     Returns:
-        ``hr@5``, ``hr@10``, ``ndcg@5``, ``ndcg@10``.
+        (N,) int64, 1-based, 0 = not in the list; of the users who have a target, in the order of their rows.
 
     Raises:
         QuotaError: the quotas give fewer items than the largest cut-off.
-        DataError: nobody has enough items to be evaluated.
+        DataError: nobody has enough items to be evaluated, or unclicked items are to be sent and the data has none.
     """
     if sum(quotas) < max(CUTOFFS):
         raise QuotaError(
             f"quotas {tuple(quotas)} give {sum(quotas)} items; expected at least {max(CUTOFFS)}, the largest cut-off"
         )
     targets = split.targets(stage)
-    histories = split.history(stage)
     users = np.flatnonzero(targets)
+    histories = _histories(split, stage, max_unclicked)
     ranks = np.zeros(len(users), dtype=np.int64)
     for start in range(0, len(users), batch_size):
         batch = users[start : start + batch_size]
@@ -69,7 +102,7 @@ def evaluate(
             ranks[start : start + len(batch)] = _ranks(recaller, requests, targets[batch])
         if progress is not None:
             progress(min(start + batch_size, len(users)), len(users))
-    return summarise(ranks)
+    return ranks
 
 
 def evaluate_popularity(recaller: Recaller, split: Split, *, stage: Stage = "test") -> Metrics:
@@ -119,13 +152,21 @@ def _tie_is_cut_off(recaller: Recaller, request: RecallRequest, answer: Candidat
     return bool(longer.scores[rank - 1] == longer.scores[rank])
 
 
+def _histories(split: Split, stage: Stage, max_unclicked: int) -> Sequence[PromptedHistory]:
+    if max_unclicked:
+        return split.history_with_unclicked(stage, max_unclicked)
+    return [(items, np.full_like(items, BEHAVIOUR)) for items in split.history(stage)]
+
+
 def _request(
-    recaller: Recaller, user_row: int, history: Int64Array, quotas: Sequence[int], filter_seen: bool
+    recaller: Recaller, user_row: int, history: PromptedHistory, quotas: Sequence[int], filter_seen: bool
 ) -> RecallRequest:
     item_ids = recaller.catalogue.item_ids
-    ids: list[ItemId] = [item_ids.id(row) for row in history.tolist()]
+    rows, segments = history
+    ids: list[ItemId] = [item_ids.id(row) for row in rows.tolist()]
     return RecallRequest(
         history=ids,
+        segments=segments.tolist(),
         user_id=recaller.catalogue.user_ids.id(user_row),
         k=sum(quotas),
         quotas=quotas,
