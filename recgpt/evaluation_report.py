@@ -47,7 +47,13 @@ def evaluate_checkpoint(
     with Progress(console=console, transient=True) as progress:
         for row_quotas in quotas:
             name = "RecGPT_1" if len(row_quotas) == 1 else "RecGPT"
-            metrics = evaluate(recaller, split, quotas=row_quotas, progress=_progress_row(progress, name, row_quotas))
+            metrics = evaluate(
+                recaller,
+                split,
+                quotas=row_quotas,
+                max_unclicked=checkpoint.training.max_unclicked,
+                progress=_progress_row(progress, name, row_quotas),
+            )
             rows.append(_row(name, row_quotas, metrics))
     console.print(_table(rows, checkpoint, int(np.count_nonzero(split.test))))
     return {"rows": rows, "training": checkpoint.training.to_dict()}

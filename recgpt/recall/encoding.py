@@ -48,7 +48,8 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         segments=segments[known],
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
-        excluded=frozenset(rows[known].tolist()) if request.filter_seen else frozenset(),
+        # A prompt was offered, not taken: it may be just what the user wants next.
+        excluded=frozenset(rows[known & (segments == BEHAVIOUR)].tolist()) if request.filter_seen else frozenset(),
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=int(len(rows) - known.sum()),
