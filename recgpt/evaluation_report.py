@@ -40,7 +40,7 @@ def evaluate_checkpoint(
     Raises:
         DataError: the data has other users or items than the checkpoint.
     """
-    _check_same_data(checkpoint, interactions)
+    check_same_data(checkpoint, interactions)
     split = leave_one_out(interactions)
     recaller = eager_recaller(checkpoint)
     rows = [_row("PopRec", None, evaluate_popularity(recaller, split))]
@@ -87,7 +87,8 @@ def _table(rows: list[dict[str, Any]], checkpoint: Checkpoint, num_users: int) -
     return table
 
 
-def _check_same_data(checkpoint: Checkpoint, interactions: Interactions) -> None:
+def check_same_data(checkpoint: Checkpoint, interactions: Interactions) -> None:
+    """Raises DataError unless these are the users, the items and the interactions that the model was trained with."""
     for what, trained, given in (
         ("items", checkpoint.item_ids, interactions.item_ids),
         ("users", checkpoint.user_ids, interactions.user_ids),
