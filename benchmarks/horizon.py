@@ -5,7 +5,6 @@ Trains on what precedes them (or takes a checkpoint that was), measures on the t
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,13 +16,13 @@ from rich.table import Table
 
 from recgpt.bench.environment import describe_environment
 from recgpt.bench.horizon import measure_horizon, plot_horizon, quotas_of
+from recgpt.bench.results import write_json
 from recgpt.cli import run_script
 from recgpt.config import load_training_config
 from recgpt.data.readers import load_interactions
 from recgpt.data.split import leave_last_out, without_later_targets
 from recgpt.eager import eager_recaller
 from recgpt.evaluation_report import check_same_data
-from recgpt.files import atomic_path
 from recgpt.model.checkpoint import load_checkpoint
 from recgpt.training.trainer import train
 
@@ -75,8 +74,7 @@ def horizon(
         },
         "rows": rows,
     }
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(result, indent=2) + "\n")
+    write_json(out, result)
     plot_horizon(out, out.with_suffix(".png"))
     console.print(_table(rows, k))
     console.print(f"wrote {out} and {out.with_suffix('.png')}", markup=False, soft_wrap=True)

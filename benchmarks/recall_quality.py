@@ -5,7 +5,6 @@ Cut off, the same command goes on. Writes a JSON with all that the tables and pl
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Annotated
@@ -15,11 +14,12 @@ import typer
 from recgpt.bench.environment import describe_environment
 from recgpt.bench.quality import TWO_STEPS, measure_checkpoint, measure_runs
 from recgpt.bench.quality_runs import QualityRuns
+from recgpt.bench.quality_tables import show_quality
+from recgpt.bench.results import write_json
 from recgpt.cli import console, run_script
 from recgpt.config import load_training_config
 from recgpt.data.readers import load_interactions
 from recgpt.data.split import leave_one_out
-from recgpt.files import atomic_path
 from recgpt.model.checkpoint import load_checkpoint
 
 HERE = Path(__file__).parent
@@ -36,6 +36,8 @@ def recall_quality(
     seeds: Annotated[int, typer.Option(min=1, help="Models of each kind.")] = 3,
     sweep_seeds: Annotated[int, typer.Option(min=1, help="Models for each number of prompts.")] = 1,
     checkpoint: Annotated[Path | None, typer.Option(help="Only evaluate this one.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Another recipe, laid over the default preset.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Upper bound for each stage's epochs.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the trained models.")] = Path("artifacts/quality"),
     out: Annotated[Path | None, typer.Option(help="JSON to write; else benchmarks/results/quality_NAME.json.")] = None,
 ) -> None:
@@ -47,9 +49,9 @@ def recall_quality(
     if checkpoint is not None:
         report = measure_checkpoint(load_checkpoint(checkpoint), split)
     else:
-        recipe = load_training_config(path=RECIPES / f"{dataset}.toml")
+        recipe = load_training_config(path=config or RECIPES / f"{dataset}.toml")
         baseline = load_training_config(path=BASELINE)
-        trained = QualityRuns(interactions, recipe, baseline, runs / dataset, data_name=data.name)
+        trained = QualityRuns(interactions, recipe, baseline, runs / dataset, data_name=data.name, max_epochs=epochs)
         report = measure_runs(trained, split, seeds=range(seeds), sweep_seeds=range(sweep_seeds))
     report = {
         "dataset": dataset,
@@ -58,8 +60,8 @@ def recall_quality(
         "environment": environment,
         "seconds": round(time.perf_counter() - started),
     }
-    with atomic_path(out) as temporary:
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
+    write_json(out, report)
+    show_quality(report, console)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 

@@ -6,12 +6,13 @@ Source of the form: Mitchell et al. 2019, "Model cards for model reporting", cut
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recgpt.backends.base import ModelSpec
 from recgpt.errors import DataError
+from recgpt.tables import markdown_table
 from recgpt.training_state import TrainingState
 
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
@@ -46,7 +47,7 @@ def render_card(
             "(arXiv 2404.08675)."
         ),
         "## Data",
-        _table(
+        markdown_table(
             ("", ""),
             [
                 ("name", training.data),
@@ -93,10 +94,5 @@ def _quality(evaluation: Mapping[str, Any]) -> str:
         (row["name"], ",".join(map(str, row["quotas"] or ())), *(f"{row[metric]:.4f}" for metric in METRICS))
         for row in evaluation["rows"]
     ]
-    table = _table(("model", "quotas", *METRICS), rows)
+    table = markdown_table(("model", "quotas", *METRICS), rows)
     return f"On the test targets, full ranking, seen items left out, ties against the model:\n\n{table}"
-
-
-def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

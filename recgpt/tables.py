@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -42,3 +42,9 @@ def show_parity(rows: Iterable[tuple[str, str]], console: Console) -> None:
     for name, value in rows:
         table.add_row(name, value)
     console.print(table)
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown, first column to the left, the others to the right."""
+    lines = [heading, ["---", *("---:" for _ in heading[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

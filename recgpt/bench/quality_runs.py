@@ -24,6 +24,7 @@ class QualityRuns:
         baseline: recipe of SASRec with binary cross entropy.
         folder: FOLDER.
         data_name: what to call the data.
+        max_epochs: as in ``train``.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class QualityRuns:
         folder: Path,
         *,
         data_name: str,
+        max_epochs: int | None = None,
     ) -> None:
         self._interactions = interactions
         self.recipe = recipe
         self.baseline = baseline
         self._folder = folder
         self._data_name = data_name
+        self._max_epochs = max_epochs
 
     def pretrained(self, seed: int) -> Checkpoint:
         """After stage 1."""
@@ -61,4 +64,11 @@ class QualityRuns:
     def _train(self, config: TrainingConfig, name: str, pretrained: Path | None = None) -> Path:
         out = self._folder / f"seed_{config.seed}" / name
         print(out, flush=True)
-        return train(self._interactions, config, out, data_name=self._data_name, pretrained=pretrained)
+        return train(
+            self._interactions,
+            config,
+            out,
+            data_name=self._data_name,
+            max_epochs=self._max_epochs,
+            pretrained=pretrained,
+        )

@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.engine",
         "recgpt.client",
         "recgpt.tables",
+        "recgpt.model_card",
         "recgpt.graphs.export",
         "recgpt.graphs.parity",
         "recgpt.evaluation_report",

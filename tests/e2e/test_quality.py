@@ -1,0 +1,75 @@
+"""The quality benchmark as a user would run it, on models that learn next to nothing in a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recgpt.data.sequences import write_sequences
+from recgpt.data.synthetic import generate
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+SCRIPT = CHECKOUT / "benchmarks" / "recall_quality.py"
+TINY = "[model]\nmax_length = 12\nhidden_size = 8\nnum_heads = 2\nffn_size = 16\n"
+METRICS = {"hr@5", "hr@10", "ndcg@5", "ndcg@10"}
+
+
+def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--dataset", "tiny", "--data", "tiny.txt", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quality")
+    write_sequences(folder / "tiny.txt", generate(num_users=60, num_items=120, seed=0))
+    (folder / "tiny.toml").write_text(TINY)
+    finished = run(folder, "--config", "tiny.toml", "--epochs", 1, "--seeds", 2, "--out", "quality.json")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    return json.loads((folder / "quality.json").read_text())
+
+
+def test_every_system_has_its_metrics_and_the_seeded_ones_their_deviations(report):
+    systems = {"recgpt", "recgpt_1", "pretrain", "no_prompt_finetune", "variant_1", "sasrec_bce", "pop"}
+    assert set(report["metrics"]) == set(report["validation"]) == systems
+    assert set(report["deviations"]) == systems - {"sasrec_bce", "pop"}
+    for metrics in report["metrics"].values():
+        assert set(metrics) == METRICS
+        assert 0 <= metrics["ndcg@10"] <= metrics["hr@10"] <= 1
+
+
+def test_means_are_over_the_seeds(report):
+    for system, seeds in report["by_seed"].items():
+        mean = sum(metrics["hr@10"] for metrics in seeds) / len(seeds)
+        assert report["metrics"][system]["hr@10"] == pytest.approx(mean)
+
+
+def test_both_sweeps_are_complete(report):
+    assert [row["num_prompts"] for row in report["prompts"]] == [0, 1, 2, 3, 4, 5, 6]
+    assert [tuple(row["quotas"]) for row in report["quotas_sweep"]] == [(10,), (9, 1), (8, 2), (7, 3), (6, 4), (5, 5)]
+
+
+def test_the_exported_engine_is_as_good_as_the_model_it_was_made_from(report):
+    of_first_seed = {"9,1": report["by_seed"]["recgpt"][0], "10": report["by_seed"]["recgpt_1"][0]}
+    for quotas, metrics in report["exported"].items():
+        assert metrics == pytest.approx(of_first_seed[quotas], abs=1e-4)
+
+
+def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluated_alone(folder, report):
+    checkpoint = folder / "artifacts/quality/tiny/seed_0/prompts_1/ckpt.pt"
+    written = checkpoint.stat().st_mtime_ns
+    finished = run(folder, "--checkpoint", checkpoint, "--out", "one.json")
+    assert finished.returncode == 0, finished.stderr
+    alone = json.loads((folder / "one.json").read_text())
+    for system in ("recgpt", "recgpt_1"):
+        assert alone["metrics"][system] == pytest.approx(report["by_seed"][system][0])
+    assert checkpoint.stat().st_mtime_ns == written
