@@ -79,7 +79,7 @@ def export_bundle(
     graph_format: GraphFormat,
     *,
     model_repository: Path | None = None,
-    num_interests: Sequence[int] = (2, 6),
+    num_interests: Sequence[int] = (1, 2, 6),
     say: Say = print,
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
@@ -166,9 +166,9 @@ def _write_graphs(
 
 def _check_room(decoder: Decoder, num_interests: Sequence[int]) -> None:
     window = decoder.config.max_length
-    if not num_interests or min(num_interests) < 2 or max(num_interests) > window:
+    if not num_interests or min(num_interests) < 1 or max(num_interests) > window:
         raise ExportError(
-            f"num_interests {tuple(num_interests)}: expected numbers from 2 to {window}, the positions of the window"
+            f"num_interests {tuple(num_interests)}: expected numbers from 1 to {window}, the positions of the window"
         )
 
 

@@ -95,25 +95,32 @@ class Interests(nn.Module):
 
     def forward(
         self, user_ids: Tensor, input_ids: Tensor, segment_ids: Tensor, lengths: Tensor, excluded_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.interests_spec``."""
         interest, past = self.decoder.prefill(user_ids[:, 0], input_ids, segment_ids, lengths[:, 0])
         past_mask = torch.arange(input_ids.shape[1], device=lengths.device) < lengths
-        interests, generated = [interest], [self.next_item(interest, excluded_ids)]
+        interests: list[Tensor] = [interest]
+        generated: list[Tensor] = []
         for step in range(1, self.num_interests):
-            item = generated[-1]
+            item = self.next_item(interest, torch.cat([excluded_ids, *generated], dim=1))
+            generated.append(item)
             interest, new = self.decoder.extend(
                 user_ids[:, 0], item, torch.full_like(item, PROMPT), lengths + (step - 1), past, past_mask
             )
             past = torch.cat([past, new], dim=4)
             past_mask = torch.cat([past_mask, torch.ones_like(item, dtype=torch.bool)], dim=1)
             interests.append(interest)
-            generated.append(self.next_item(interest, torch.cat([excluded_ids, *generated], dim=1)))
-        return torch.stack(interests, dim=1), torch.cat(generated, dim=1)
+        return stack_steps(interests, generated)
 
 
 Graph = Prefill | Decode | Interests
 """Any of the three; has ``spec`` and ``decoder``."""
+
+
+def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tensor, ...]:
+    """Outputs of ``interests_J``: J of (B, D), J - 1 of (B, 1) -> (B, J, D), and (B, J - 1) unless J is 1."""
+    stacked = torch.stack(interests, dim=1)
+    return (stacked, torch.cat(generated, dim=1)) if generated else (stacked,)
 
 
 def _append(past: Tensor, past_mask: Tensor, new: Tensor, positions: Tensor) -> Tensor:

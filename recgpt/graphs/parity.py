@@ -163,10 +163,13 @@ class _Comparison:
         """Compares all steps; a row counts until the step after its first differing item."""
         excluded = tokens.excluded
         same = np.ones(len(tokens), dtype=bool)
-        for step in range(expected.generated_rows.shape[1]):
+        num_generated = expected.generated_rows.shape[1]
+        for step in range(expected.interests.shape[1]):
             truth, answer = expected.interests[same, step], found.interests[same, step]
             self.tensor(f"{name}/{INTERESTS}", truth, answer)
             self._lists(truth, answer, excluded[same])
+            if step == num_generated:
+                break
             rows, answers = expected.generated_rows[:, step], found.generated_rows[:, step]
             self.generated(truth, excluded[same], rows[same], answers[same])
             same &= rows == answers

@@ -66,7 +66,12 @@ class _WithoutFused:
     def __init__(self, engine: Engine) -> None:
         self.spec = engine.backend.spec
         self.fused: frozenset[int] = frozenset()
-        self.prefill, self.decode, self.close = engine.backend.prefill, engine.backend.decode, engine.backend.close
+        self.prefill, self.decode, self.interest = (
+            engine.backend.prefill,
+            engine.backend.decode,
+            engine.backend.interest,
+        )
+        self.close = engine.backend.close
         self.interests = engine.backend.interests
 
 
