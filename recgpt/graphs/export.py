@@ -26,7 +26,7 @@ from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
-from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.onnx_writer import Scan, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
@@ -61,11 +61,16 @@ class GraphFormat:
     backend: Callable[[Mapping[str, Path], ModelSpec], Backend]
 
 
-ONNX = GraphFormat(
-    name="onnx",
-    write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}),
-    backend=OnnxRuntimeBackend,
-)
+def onnx_format(scan: Scan) -> GraphFormat:
+    """ONNX files whose graphs look for the next item in this way."""
+    return GraphFormat(
+        name="onnx",
+        write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}, scan=scan),
+        backend=OnnxRuntimeBackend,
+    )
+
+
+ONNX = onnx_format(Scan.INT8)
 TORCHSCRIPT = GraphFormat(
     name="torchscript",
     write=lambda graph, path, digest: write_torchscript(graph, path),
