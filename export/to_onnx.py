@@ -11,7 +11,8 @@ from typing import Annotated
 import typer
 
 from recgpt.cli import console, run_script
-from recgpt.graphs.export import ONNX, export_bundle
+from recgpt.graphs.export import export_bundle, onnx_format
+from recgpt.graphs.onnx_writer import Scan
 from recgpt.model.checkpoint import load_checkpoint
 from recgpt.tables import show_parity
 
@@ -24,9 +25,15 @@ def to_onnx(
     checkpoint: Annotated[Path, typer.Argument(help="What recgpt train wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = Path("artifacts/bundle"),
     model_repository: Annotated[Path, typer.Option(help="Triton's model repository.")] = REPOSITORY,
+    scan: Annotated[
+        Scan,
+        typer.Option(help="How generation looks for the best item: int8 and exact scores of the best; or float32."),
+    ] = Scan.INT8,
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
-    report = export_bundle(load_checkpoint(checkpoint), out, ONNX, model_repository=model_repository, say=console.print)
+    report = export_bundle(
+        load_checkpoint(checkpoint), out, onnx_format(scan), model_repository=model_repository, say=console.print
+    )
     show_parity(report.rows(), console)
     console.print(f"wrote {out} and {model_repository}", markup=False, soft_wrap=True)
 

@@ -2,7 +2,7 @@
 
     bundle/
       manifest.json       sizes, training state, version, SHA-256 of every other file
-      prefill.onnx  decode.onnx  interests_2.onnx  interests_6.onnx      (or .pt: TorchScript)
+      prefill.onnx  decode.onnx  interests_1.onnx  interests_2.onnx  ..      (or .pt: TorchScript)
       item_index.faiss    the item matrix as a search index
       ids.json            item and user ids in row order
       popularity.npy      (V + 1,) int64

@@ -10,7 +10,7 @@ L blocks, H heads, Dh width of a head, D width of the model.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 USER_IDS = "user_ids"
 INPUT_IDS = "input_ids"
@@ -53,6 +53,10 @@ class GraphSpec:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
+    def only(self, *names: str) -> GraphSpec:
+        """The same graph when these outputs are asked of it and no others."""
+        return replace(self, outputs=tuple(tensor for tensor in self.outputs if tensor.name in names))
+
 
 _USER = TensorSpec(USER_IDS, INT64, ("B", 1))
 _LENGTHS = TensorSpec(LENGTHS, INT64, ("B", 1))
@@ -87,14 +91,16 @@ DECODE = GraphSpec(
 
 
 def interests_spec(num_interests: int) -> GraphSpec:
-    """The fused graph that unrolls ``num_interests`` autoregressive steps."""
+    """The fused graph that unrolls ``num_interests`` autoregressive steps.
+
+    Nothing follows the last interest, so there are J - 1 generated items, and no such tensor for J = 1.
+    """
+    interests = TensorSpec(INTERESTS, FLOAT32, ("B", num_interests, "D"))
+    generated = TensorSpec(GENERATED_IDS, INT64, ("B", num_interests - 1))
     return GraphSpec(
         name=f"interests_{num_interests}",
         inputs=PREFILL.inputs,
-        outputs=(
-            TensorSpec(INTERESTS, FLOAT32, ("B", num_interests, "D")),
-            TensorSpec(GENERATED_IDS, INT64, ("B", num_interests)),
-        ),
+        outputs=(interests, generated) if num_interests > 1 else (interests,),
     )
 
 

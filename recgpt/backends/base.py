@@ -84,7 +84,7 @@ class InterestsOutput:
 
     Attributes:
         interests: (B, J, D) float32.
-        generated_rows: (B, J) int64, the best item of each step.
+        generated_rows: (B, J - 1) int64, the item that was fed back after each step but the last.
     """
 
     interests: Float32Array
@@ -107,6 +107,12 @@ class Backend(Protocol):
 
     def decode(self, tokens: Tokens, past: Float32Array) -> StepOutput:
         """The same after S more tokens on ``past``, (B, L, 2, H, P, Dh)."""
+
+    def interest(self, tokens: Tokens, past: Float32Array | None = None) -> Float32Array:
+        """The interest alone, (B, D): of histories, or after S more tokens on ``past``.
+
+        For a step that nothing follows, so that the cache need not be moved.
+        """
 
     def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
         """All ``num_interests`` steps at once."""

@@ -6,6 +6,7 @@ by ``Decoder.forward``, so that it is an oracle for all graphs that cache.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -15,27 +16,28 @@ from recgpt.backends.base import ModelSpec
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.torch_graphs import Runnable, run_graph
-from recgpt.graphs.modules import Decode, NextItem, Prefill
+from recgpt.graphs.modules import Decode, NextItem, Prefill, stack_steps
 from recgpt.model.decoder import Decoder
 from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
 from recgpt.types import PROMPT
 
 
 class EagerBackend(GraphBackend):
-    """Runs a decoder as it is, on the device it is on. Safe to call from several threads.
+    """Runs a copy of a decoder, on the device it is on. Safe to call from several threads.
 
     Args:
-        decoder: put into eval mode; later changes of its weights show.
+        decoder: not changed, nor do later changes of its weights show.
         fused: the numbers of interests for which ``interests`` is offered.
     """
 
-    def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (2, 6)) -> None:
+    def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (1, 2, 6)) -> None:
         super().__init__(model_spec(decoder), fused)
-        self._decoder = decoder.eval()
+        self._decoder = copy.deepcopy(decoder).eval()
+        self._decoder.make_plain()
         self._modules: dict[str, Runnable] = {
-            PREFILL.name: Prefill(decoder).eval(),
-            DECODE.name: Decode(decoder).eval(),
-            **{interests_spec(number).name: _Recompute(decoder, number) for number in self.fused},
+            PREFILL.name: Prefill(self._decoder).eval(),
+            DECODE.name: Decode(self._decoder).eval(),
+            **{interests_spec(number).name: _Recompute(self._decoder, number) for number in self.fused},
         }
 
     def close(self) -> None:
@@ -68,21 +70,22 @@ class _Recompute:
 
     def __call__(
         self, user_ids: Tensor, items: Tensor, segments: Tensor, lengths: Tensor, excluded: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         # Cut to the longest history: padding beyond it would only push positions out of the window.
         longest = int(lengths.max())
         room = items.new_zeros(len(items), self._num_interests - 1)
         items = torch.cat([items[:, :longest], room], dim=1)
         segments = torch.cat([segments[:, :longest], room], dim=1)
         rows = torch.arange(len(items), device=items.device)
-        interests, generated = [], []
+        interests: list[Tensor] = []
+        generated: list[Tensor] = []
         for step in range(self._num_interests):
             last = lengths[:, 0] + step - 1
             hidden = self._decoder(user_ids[:, 0], items[:, : longest + step], segments[:, : longest + step])
             interests.append(hidden[rows, last])
-            generated.append(self._next_item(interests[-1], excluded))
-            excluded = torch.cat([excluded, generated[-1]], dim=1)
             if step < self._num_interests - 1:
+                generated.append(self._next_item(interests[-1], excluded))
+                excluded = torch.cat([excluded, generated[-1]], dim=1)
                 items[rows, last + 1] = generated[-1][:, 0]
                 segments[rows, last + 1] = PROMPT
-        return torch.stack(interests, dim=1), torch.cat(generated, dim=1)
+        return stack_steps(interests, generated)

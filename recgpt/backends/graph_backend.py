@@ -15,7 +15,7 @@ from recgpt.backends.tensors import (
     prefill_feeds,
     step_output,
 )
-from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
+from recgpt.signature import DECODE, INTEREST, PREFILL, GraphSpec, interests_spec
 from recgpt.types import Float32Array
 
 
@@ -51,6 +51,17 @@ class GraphBackend(ABC):
         check_decode(tokens, past, self._spec)
         return step_output(self._run(DECODE, decode_feeds(tokens, past)))
 
+    def interest(self, tokens: Tokens, past: Float32Array | None = None) -> Float32Array:
+        """See ``Backend.interest``; RequestError if tokens or cache do not fit."""
+        if past is None:
+            check_tokens(tokens, self._spec, num_steps=1)
+            graph, feeds = PREFILL, prefill_feeds(tokens)
+        else:
+            check_decode(tokens, past, self._spec)
+            graph, feeds = DECODE, decode_feeds(tokens, past)
+        interest: Float32Array = self._run(graph.only(INTEREST), feeds)[INTEREST]
+        return interest
+
     def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
         """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
         check_fused(num_interests, self._fused)
@@ -63,4 +74,4 @@ class GraphBackend(ABC):
 
     @abstractmethod
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
-        """Runs one graph: its inputs by name, all its outputs by name."""
+        """Runs one graph: its inputs by name, by name the outputs that ``graph`` names and no others."""

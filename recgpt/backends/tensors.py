@@ -50,10 +50,9 @@ def step_output(outputs: Mapping[str, NDArray[Any]]) -> StepOutput:
 
 def interests_output(outputs: Mapping[str, NDArray[Any]]) -> InterestsOutput:
     """What ``interests_J`` gave, by the names of the signature."""
-    return InterestsOutput(
-        interests=outputs[signature.INTERESTS],
-        generated_rows=outputs[signature.GENERATED_IDS],
-    )
+    interests = outputs[signature.INTERESTS]
+    nothing = np.zeros((len(interests), 0), dtype=np.int64)
+    return InterestsOutput(interests=interests, generated_rows=outputs.get(signature.GENERATED_IDS, nothing))
 
 
 def check_decode(tokens: Tokens, past: Float32Array, spec: ModelSpec) -> None:

@@ -26,7 +26,7 @@ from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
-from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.onnx_writer import Scan, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
@@ -61,11 +61,16 @@ class GraphFormat:
     backend: Callable[[Mapping[str, Path], ModelSpec], Backend]
 
 
-ONNX = GraphFormat(
-    name="onnx",
-    write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}),
-    backend=OnnxRuntimeBackend,
-)
+def onnx_format(scan: Scan) -> GraphFormat:
+    """ONNX files whose graphs look for the next item in this way."""
+    return GraphFormat(
+        name="onnx",
+        write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}, scan=scan),
+        backend=OnnxRuntimeBackend,
+    )
+
+
+ONNX = onnx_format(Scan.INT8)
 TORCHSCRIPT = GraphFormat(
     name="torchscript",
     write=lambda graph, path, digest: write_torchscript(graph, path),
@@ -79,7 +84,7 @@ def export_bundle(
     graph_format: GraphFormat,
     *,
     model_repository: Path | None = None,
-    num_interests: Sequence[int] = (2, 6),
+    num_interests: Sequence[int] = (1, 2, 6),
     say: Say = print,
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
@@ -166,9 +171,9 @@ def _write_graphs(
 
 def _check_room(decoder: Decoder, num_interests: Sequence[int]) -> None:
     window = decoder.config.max_length
-    if not num_interests or min(num_interests) < 2 or max(num_interests) > window:
+    if not num_interests or min(num_interests) < 1 or max(num_interests) > window:
         raise ExportError(
-            f"num_interests {tuple(num_interests)}: expected numbers from 2 to {window}, the positions of the window"
+            f"num_interests {tuple(num_interests)}: expected numbers from 1 to {window}, the positions of the window"
         )
 
 

@@ -6,30 +6,42 @@ execution provider can take them.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from recgpt.model.decoder import Decoder
+from recgpt.graphs.folded import FoldedEmbedding, LastBlock
+from recgpt.model.decoder import Block, Decoder
 from recgpt.model.item_table import PADDING_ROW
 from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
 from recgpt.types import PROMPT
 
+SCORE_BLOCK = 64
+"""The columns of which ``NextItem`` takes the maximum first, where the item matrix has a multiple of them as rows."""
+
 
 class NextItem(nn.Module):
-    """The best item for an interest: argmax over the catalogue, padding and the excluded rows left out."""
+    """The best item for an interest: argmax over the catalogue, padding and the excluded rows left out.
+
+    The item matrix may have rows of padding behind the items too, as in an exported copy; it keeps its shape.
+    """
+
+    padding: Tensor
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
+        self.num_rows = len(decoder.item_matrix)
+        self.register_buffer("padding", masked_rows(decoder), persistent=False)
 
     def forward(self, interest: Tensor, excluded: Tensor) -> Tensor:
         """(B, D) and (B, E) rows, 0 for none -> (B, 1) rows; the lowest row wins a tie."""
         scores = interest @ self.decoder.item_matrix.T
         # Row 0 stands for "none" in `excluded`; scattering it there masks padding, which must be masked anyway.
-        padding = torch.full_like(excluded[:, :1], PADDING_ROW)
-        excluded = torch.cat([padding, excluded], dim=1)
-        scores = scores.scatter(1, excluded, -torch.inf)
-        return scores.argmax(dim=1, keepdim=True)
+        padding = self.padding.expand(excluded.shape[0], -1)
+        scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
+        return _argmax(scores, self.num_rows)
 
 
 class Prefill(nn.Module):
@@ -40,7 +52,7 @@ class Prefill(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.next_item = NextItem(decoder)
+        self.next_item: nn.Module = NextItem(decoder)
 
     def forward(
         self, user_ids: Tensor, input_ids: Tensor, segment_ids: Tensor, lengths: Tensor, excluded_ids: Tensor
@@ -58,7 +70,7 @@ class Decode(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.next_item = NextItem(decoder)
+        self.next_item: nn.Module = NextItem(decoder)
 
     def forward(
         self,
@@ -85,6 +97,9 @@ class Interests(nn.Module):
 
     Each step's item is the best one that is neither excluded nor generated before; it is fed back with segment 1 at the
     next position. Source: section 4.4 of the paper, extended from two steps to J as in its section 5.5.
+
+    The last block caches normalised tokens instead of keys and values, see ``LastBlock``. Holds products of weights as
+    they are when it is made.
     """
 
     def __init__(self, decoder: Decoder, num_interests: int) -> None:
@@ -92,29 +107,76 @@ class Interests(nn.Module):
         self.spec = interests_spec(num_interests)
         self.num_interests = num_interests
         self.decoder = decoder
-        self.next_item = NextItem(decoder)
+        self.next_item: nn.Module = NextItem(decoder)
+        self.embed = FoldedEmbedding(decoder)
+        self.last = LastBlock(self._blocks()[-1])
 
     def forward(
         self, user_ids: Tensor, input_ids: Tensor, segment_ids: Tensor, lengths: Tensor, excluded_ids: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.interests_spec``."""
-        interest, past = self.decoder.prefill(user_ids[:, 0], input_ids, segment_ids, lengths[:, 0])
-        past_mask = torch.arange(input_ids.shape[1], device=lengths.device) < lengths
-        interests, generated = [interest], [self.next_item(interest, excluded_ids)]
+        slots = torch.arange(input_ids.shape[1], device=lengths.device).unsqueeze(0)
+        distances = (slots.transpose(0, 1) - slots).unsqueeze(0)
+        hidden = self.embed(user_ids[:, 0], input_ids, segment_ids, slots)
+        past = []
+        for block in self._blocks()[:-1]:
+            past.append(block.keys_values(hidden))
+            hidden = block(hidden, past[-1], distances >= 0, distances)
+        tokens = self.last.normalise(hidden)
+        newest = (lengths - 1).unsqueeze(2).expand(-1, 1, hidden.shape[2])
+        # How far each token lies behind the newest one; those of padding lie before it.
+        distances = (lengths - 1 - slots).unsqueeze(1)
+        seen = distances >= 0
+        hidden = self.last(hidden.gather(1, newest), tokens.gather(1, newest), tokens, seen, distances)
+        # Squeezed first, so that ONNX Runtime does not make one node of sum and norm, which is several times as slow.
+        interests = [self.decoder.normalise(hidden.squeeze(1))]
+        generated: list[Tensor] = []
         for step in range(1, self.num_interests):
-            item = generated[-1]
-            interest, new = self.decoder.extend(
-                user_ids[:, 0], item, torch.full_like(item, PROMPT), lengths + (step - 1), past, past_mask
-            )
-            past = torch.cat([past, new], dim=4)
-            past_mask = torch.cat([past_mask, torch.ones_like(item, dtype=torch.bool)], dim=1)
-            interests.append(interest)
-            generated.append(self.next_item(interest, torch.cat([excluded_ids, *generated], dim=1)))
-        return torch.stack(interests, dim=1), torch.cat(generated, dim=1)
+            item = self.next_item(interests[-1], torch.cat([excluded_ids, *generated], dim=1))
+            generated.append(item)
+            hidden = self.embed(user_ids[:, 0], item, torch.full_like(item, PROMPT), lengths + (step - 1))
+            seen = torch.cat([seen, torch.ones_like(seen[:, :, :1])], dim=2)
+            distances = torch.cat([distances + 1, torch.zeros_like(distances[:, :, :1])], dim=2)
+            for depth, block in enumerate(self._blocks()[:-1]):
+                past[depth] = torch.cat([past[depth], block.keys_values(hidden)], dim=3)
+                hidden = block(hidden, past[depth], seen, distances)
+            asking = self.last.normalise(hidden)
+            tokens = torch.cat([tokens, asking], dim=1)
+            interests.append(self.decoder.normalise(self.last(hidden, asking, tokens, seen, distances).squeeze(1)))
+        return stack_steps(interests, generated)
+
+    def _blocks(self) -> list[Block]:
+        return cast("list[Block]", list(self.decoder.blocks))
 
 
 Graph = Prefill | Decode | Interests
 """Any of the three; has ``spec`` and ``decoder``."""
+
+
+def masked_rows(decoder: Decoder) -> Tensor:
+    """The rows of a decoder's item matrix that are no items, as int64: 0, and what an exported copy has at the end."""
+    rows = [PADDING_ROW, *range(decoder.num_items + 1, len(decoder.item_matrix))]
+    return torch.tensor(rows, device=decoder.item_matrix.device)
+
+
+def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tensor, ...]:
+    """Outputs of ``interests_J``: J of (B, D), J - 1 of (B, 1) -> (B, J, D), and (B, J - 1) unless J is 1."""
+    stacked = torch.stack(interests, dim=1)
+    return (stacked, torch.cat(generated, dim=1)) if generated else (stacked,)
+
+
+def _argmax(scores: Tensor, width: int) -> Tensor:
+    """The lowest of the best columns of each row: (B, width) -> (B, 1).
+
+    Runtimes search for a position far more slowly than for a maximum, so where the width divides into blocks the maxima
+    of the blocks come first, and the position is looked for among them and then in one block.
+    """
+    if width % SCORE_BLOCK:
+        return scores.argmax(dim=1, keepdim=True)
+    blocks = scores.reshape(-1, width // SCORE_BLOCK, SCORE_BLOCK)
+    best = blocks.amax(dim=2).argmax(dim=1, keepdim=True)
+    inside = blocks.gather(1, best.unsqueeze(2).expand(-1, 1, SCORE_BLOCK)).argmax(dim=2)
+    return best * SCORE_BLOCK + inside
 
 
 def _append(past: Tensor, past_mask: Tensor, new: Tensor, positions: Tensor) -> Tensor:

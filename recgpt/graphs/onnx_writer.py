@@ -8,20 +8,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript import opset20
 from onnxscript.optimizer import optimize_ir
+from torch import nn
 from torch.onnx import OnnxExporterError
 
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
-from recgpt.graphs.modules import Graph
+from recgpt.graphs.modules import Graph, NextItem
+from recgpt.graphs.scan import ZERO, ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
+from recgpt.model.decoder import Decoder
 
 # The oldest set that has Gelu as one operator; ONNX Runtime has loaded it, and the IR version 10 that the exporter
 # writes with it, since 1.18.
@@ -31,13 +38,29 @@ OPSET = 20
 MAX_BYTES = 2**31 - 1
 
 
-def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str]) -> None:
+class Scan(StrEnum):
+    """How a graph looks for the next item.
+
+    Attributes:
+        INT8: through the whole catalogue in 8 bits, the best of which are then scored exactly.
+        FLOAT32: by exact scores of the whole catalogue; for execution providers without integer products, as on GPUs.
+    """
+
+    INT8 = "int8"
+    FLOAT32 = "float32"
+
+
+_NEXT_ITEMS: Mapping[Scan, Callable[[Decoder], nn.Module]] = {Scan.INT8: ScannedNextItem, Scan.FLOAT32: NextItem}
+
+
+def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], scan: Scan = Scan.INT8) -> None:
     """Exports one graph to a single file, weights inside.
 
     Args:
         graph: what to export; it is not changed.
         path: the file, wholly written or not at all.
         metadata: goes into the file's ``metadata_props``.
+        scan: how the next item is looked for.
 
     Raises:
         ExportError: a weight is NaN or infinite, the model is too large for one file, or the exporter refuses it.
@@ -49,7 +72,7 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str]) -> None
             f"{graph.spec.name}: the weights have {num_bytes} bytes; expected at most {MAX_BYTES} in one ONNX file. "
             f"Use a smaller hidden_size or a smaller catalogue"
         )
-    model = _export(export_copy(graph))
+    model = _export(export_copy(graph, _NEXT_ITEMS[scan]))
     optimize_ir(model, should_fold=_may_fold)
     # Each node carries the stack trace that made it, with paths of this machine.
     ClearMetadataAndDocStringPass()(model)
@@ -75,6 +98,7 @@ def _export(graph: Graph) -> onnx_ir.Model:
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
                 dynamic_shapes=axes,
+                custom_translation_table={torch.ops.recgpt.scan_scores.default: _matmul_integer},
                 optimize=False,
                 verbose=False,
             )
@@ -99,6 +123,12 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         registration.removeFilter(_is_news)
+
+
+def _matmul_integer(queries: Any, matrix: Any) -> Any:
+    """``scan_scores`` as one operator of ONNX."""
+    zero = opset20.Constant(value=onnx.numpy_helper.from_array(np.array(ZERO, dtype=np.uint8)))
+    return opset20.MatMulInteger(queries, matrix, zero)
 
 
 def _may_fold(node: onnx_ir.Node) -> bool | None:

@@ -88,7 +88,8 @@ class ParityReport:
             raise ParityError(
                 f"generated_ids: {self.num_generated - self.num_generated_equal} of {self.num_generated} items differ "
                 f"from PyTorch's, one by more than a near-tie: an error of {self.generated_error:.3g} in the interest "
-                f"would explain it, expected at most {tolerance:.3g}"
+                f"would explain it, expected at most {tolerance:.3g}. Do not serve this export; where the next item is "
+                f"looked for in 8 bits, export with exact scores: --scan float32"
             )
 
 
@@ -122,6 +123,16 @@ def check_parity(
             expected = reference.interests(tokens, number)
             comparison.interests(f"interests_{number}", tokens, expected, candidate.interests(tokens, number))
             comparison.interests(f"stepwise_{number}", tokens, expected, generate_stepwise(candidate, tokens, number))
+    return comparison.report()
+
+
+def compare_interests(
+    tokens: Tokens, expected: InterestsOutput, found: InterestsOutput, *, item_matrix: Float32Array, k: int = 10
+) -> ParityReport:
+    """The part of ``check_parity`` that compares the interests of one batch."""
+    comparison = _Comparison(item_matrix, min(k, len(item_matrix) - 1))
+    comparison.num_rows = len(tokens)
+    comparison.interests("compared", tokens, expected, found)
     return comparison.report()
 
 
@@ -163,10 +174,13 @@ class _Comparison:
         """Compares all steps; a row counts until the step after its first differing item."""
         excluded = tokens.excluded
         same = np.ones(len(tokens), dtype=bool)
-        for step in range(expected.generated_rows.shape[1]):
+        num_generated = expected.generated_rows.shape[1]
+        for step in range(expected.interests.shape[1]):
             truth, answer = expected.interests[same, step], found.interests[same, step]
             self.tensor(f"{name}/{INTERESTS}", truth, answer)
             self._lists(truth, answer, excluded[same])
+            if step == num_generated:
+                break
             rows, answers = expected.generated_rows[:, step], found.generated_rows[:, step]
             self.generated(truth, excluded[same], rows[same], answers[same])
             same &= rows == answers

@@ -6,12 +6,13 @@ Knows no file format.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from recgpt.errors import ExportError
-from recgpt.graphs.modules import Graph
+from recgpt.graphs.modules import SCORE_BLOCK, Graph, NextItem
 from recgpt.model.decoder import Decoder
 from recgpt.signature import FLOAT32, INT64, LENGTHS, PAST_KEY_VALUES
 
@@ -25,14 +26,27 @@ DYNAMIC_AXES = frozenset(_EXAMPLE_SIZES)
 _DTYPES = {INT64: torch.int64, FLOAT32: torch.float32}
 
 
-def export_copy(graph: Graph) -> Graph:
+def export_copy(graph: Graph, next_item: Callable[[Decoder], nn.Module] = NextItem) -> Graph:
     """A copy of the graph as it is exported: on the CPU, in eval mode, every weight finite.
+
+    Its item matrix is filled up with rows of padding to whole blocks for ``NextItem``; a user table that was never
+    trained is left out.
+
+    Args:
+        graph: it is not changed.
+        next_item: makes what chooses the next item, for the copy's decoder.
 
     Raises:
         ExportError: a weight is NaN or infinite; names the tensor.
     """
     check_finite(graph.decoder)
-    return copy.deepcopy(graph).cpu().eval()
+    copied = copy.deepcopy(graph).cpu().eval()
+    decoder = copied.decoder
+    decoder.make_plain(SCORE_BLOCK)
+    copied.next_item = next_item(decoder)
+    if not decoder.user_embedding.weight.any():
+        decoder.user_embedding = _SharedUser(1, decoder.config.hidden_size)
+    return copied
 
 
 def check_finite(module: nn.Module) -> None:
@@ -57,6 +71,13 @@ def example_inputs(graph: Graph) -> tuple[Tensor, ...]:
         value = 0 if is_decode and tensor.name == LENGTHS else 1
         inputs.append(torch.full(shape, value, dtype=_DTYPES[tensor.dtype]))
     return tuple(inputs)
+
+
+class _SharedUser(nn.Embedding):
+    """Stands for a user table of zeros: the same vector of zeros, (1, D), whoever asks."""
+
+    def forward(self, user_rows: Tensor) -> Tensor:
+        return torch.zeros_like(self.weight)
 
 
 def _model_sizes(decoder: Decoder) -> dict[str, int]:

@@ -72,13 +72,19 @@ class Block(nn.Module):
         keys, values = keys_values[:, 0], keys_values[:, 1]
         scores = (query @ keys.transpose(-2, -1)) * self.scale
         if self.distance_bias is not None:
-            scores = scores + self.distance_bias(distances.clamp(min=0)).permute(0, 3, 1, 2)
+            scores = scores + distance_scores(self.distance_bias, distances)
         weights = torch.softmax(scores.masked_fill(~mask.unsqueeze(1), -torch.inf), dim=-1)
         mixed = (self.dropout(weights) @ values).transpose(1, 2).reshape(batch, length, width)
         hidden = hidden + self.dropout(self.attention_output(mixed))
         inner = self.dropout(self.activation(self.ffn_input(self.ffn_norm(hidden))))
         output: Tensor = hidden + self.dropout(self.ffn_output(inner))
         return output
+
+
+def distance_scores(bias: nn.Embedding, distances: Tensor) -> Tensor:
+    """What attention scores get for distances, (B, S, P) int64 -> (B, H, S, P); negative ones are masked anyway."""
+    scores: Tensor = bias(distances.clamp(min=0)).permute(0, 3, 1, 2)
+    return scores
 
 
 class Decoder(nn.Module):
@@ -122,16 +128,28 @@ class Decoder(nn.Module):
         """(V + 1, D), the one matrix that training scores, generation and the item index share; row 0 is padding."""
         return self.item_embedding.vectors if self.output is None else self.output.vectors
 
+    def make_plain(self, block: int = 1) -> None:
+        """Makes tables of unit vectors to plain tables of the same vectors, so that nothing is computed at each call.
+
+        Args:
+            block: rows of zeros fill the item matrix up to a multiple of so many.
+        """
+        if self.output is not None:
+            self.output = self.output.plain(block)
+        self.item_embedding = self.item_embedding.plain(block if self.output is None else 1)
+
     def embed(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """Input rows of the decoder (eq. 2): (B,), (B, S), (B, S), (B or 1, S) -> (B, S, D)."""
-        hidden: Tensor = self.item_embedding(item_rows)
-        if self.item_scale is not None:
-            hidden = hidden * self.item_scale
-        hidden = hidden + self.user_embedding(user_rows).unsqueeze(1)
+        hidden: Tensor = self.embed_items(item_rows) + self.user_embedding(user_rows).unsqueeze(1)
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
         hidden = hidden + self.segment_embedding(segments)
         return hidden
+
+    def embed_items(self, item_rows: Tensor) -> Tensor:
+        """The items' part of ``embed``: (B, S) -> (B, S, D)."""
+        vectors: Tensor = self.item_embedding(item_rows)
+        return vectors if self.item_scale is None else vectors * self.item_scale
 
     def forward(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor) -> Tensor:
         """Interests at all positions of right-padded sequences.
@@ -150,7 +168,7 @@ class Decoder(nn.Module):
         hidden = self.dropout(self.embed(user_rows, item_rows, segments, positions.unsqueeze(0)))
         for block in self._layers():
             hidden = block(hidden, block.keys_values(hidden), causal, distances)
-        return self._normalise(hidden)
+        return self.normalise(hidden)
 
     def prefill(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Interest after the last real token, and the keys and values of all tokens.
@@ -181,7 +199,7 @@ class Decoder(nn.Module):
         real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(1)
         distances = (lengths.unsqueeze(1) - 1 - positions).unsqueeze(1)
         interest = last(hidden.gather(1, index), past[-1], real, distances)
-        return self._normalise(interest).squeeze(1), torch.stack(past, dim=1)
+        return self.normalise(interest).squeeze(1), torch.stack(past, dim=1)
 
     def extend(
         self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, positions: Tensor, past: Tensor, past_mask: Tensor
@@ -214,12 +232,13 @@ class Decoder(nn.Module):
             if depth == len(layers) - 1:
                 hidden, mask, distances = hidden[:, -1:], mask[:, -1:], distances[:, -1:]
             hidden = block(hidden, torch.cat([past[:, depth], new[-1]], dim=3), mask, distances)
-        return self._normalise(hidden).squeeze(1), torch.stack(new, dim=1)
+        return self.normalise(hidden).squeeze(1), torch.stack(new, dim=1)
 
     def _layers(self) -> list[Block]:
         return cast("list[Block]", list(self.blocks))
 
-    def _normalise(self, hidden: Tensor) -> Tensor:
+    def normalise(self, hidden: Tensor) -> Tensor:
+        """Interests from what the last block gives, (..., D) -> (..., D)."""
         normalised: Tensor = self.final_norm(hidden)
         return functional.normalize(normalised, dim=-1) if self.is_cosine else normalised
 

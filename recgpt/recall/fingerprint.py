@@ -17,7 +17,7 @@ def fingerprint(backend: Backend, catalogue: Catalogue, request: RecallRequest) 
     """The first interest (D,) float32 for one request whose history holds at least one known item."""
     encoded = encode_request(request, catalogue, prompt_tuned=False)
     tokens = batch_tokens([encoded], max_history=backend.spec.max_length)
-    interest: Float32Array = backend.prefill(tokens).interest[0]
+    interest: Float32Array = backend.interest(tokens)[0]
     return interest
 
 

@@ -165,11 +165,10 @@ class Recaller:
         clock.lap("interests")
         rows, scores = self._search(group, output)
         clock.lap("search")
-        generated = output.generated_rows[:, : num_interests - 1]
         return [
             self._answer(
                 *MERGE_FUNCTIONS[request.merge](rows[position], scores[position], request.quotas, request.excluded),
-                generated[position],
+                output.generated_rows[position],
             )
             for position, request in enumerate(group)
         ]

@@ -18,7 +18,7 @@ def generate_interests(backend: Backend, tokens: Tokens, num_interests: int) -> 
 
 
 def generate_stepwise(backend: Backend, tokens: Tokens, num_interests: int) -> InterestsOutput:
-    """J interests a row by one ``prefill`` and J - 1 calls of ``decode``.
+    """J interests a row by J calls: ``prefill``, then ``decode``, and at last the ``interest`` alone.
 
     Each step's best item, neither excluded nor generated before, is fed back with segment 1 at the next position.
 
@@ -30,13 +30,16 @@ def generate_stepwise(backend: Backend, tokens: Tokens, num_interests: int) -> I
     Returns:
         As ``Backend.interests``.
     """
-    output = backend.prefill(tokens)
-    interests, generated = [output.interest], [output.next_rows]
+    new, past = tokens, None
+    interests, generated = [], []
     for _ in range(1, num_interests):
-        output = backend.decode(feed_back(tokens, generated), output.key_values)
+        output = backend.prefill(new) if past is None else backend.decode(new, past)
         interests.append(output.interest)
         generated.append(output.next_rows)
-    return InterestsOutput(interests=np.stack(interests, axis=1), generated_rows=np.stack(generated, axis=1))
+        new, past = feed_back(tokens, generated), output.key_values
+    interests.append(backend.interest(new, past))
+    generated_rows = np.stack(generated, axis=1) if generated else np.zeros((len(tokens), 0), dtype=np.int64)
+    return InterestsOutput(interests=np.stack(interests, axis=1), generated_rows=generated_rows)
 
 
 def feed_back(tokens: Tokens, generated: Sequence[Int64Array]) -> Tokens:

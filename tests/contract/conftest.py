@@ -1,7 +1,7 @@
 """Two models, exported once a session, and every way to run them.
 
 A new backend joins by an entry in ``BACKENDS``: a context manager that takes the decoder and the folder of its graphs
-(``prefill.onnx``, ``decode.onnx``, ``interests_3.onnx``).
+(``prefill.onnx``, ``decode.onnx``, ``interests_1.onnx``, ``interests_3.onnx``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from recgpt.serving.server import TritonServer
 
 NUM_ITEMS, NUM_USERS, MAX_LENGTH = 200, 10, 12
 NUM_INTERESTS = 3
+FUSED = (1, NUM_INTERESTS)
 NUM_TWINS = 20  # the last rows of the catalogue repeat the vectors of the first
 
 SIZES = {"max_length": MAX_LENGTH, "hidden_size": 16, "num_heads": 2, "ffn_size": 32}
@@ -47,7 +48,7 @@ class Exported:
 
 
 def graphs_of(decoder: Decoder) -> list[Graph]:
-    return [Prefill(decoder), Decode(decoder), Interests(decoder, NUM_INTERESTS)]
+    return [Prefill(decoder), Decode(decoder), *(Interests(decoder, number) for number in FUSED)]
 
 
 def graph_files(folder: Path, suffix: str) -> dict[str, Path]:
@@ -55,7 +56,7 @@ def graph_files(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def eager(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
-    return closing(EagerBackend(decoder, fused=[NUM_INTERESTS]))
+    return closing(EagerBackend(decoder, fused=FUSED))
 
 
 def onnxruntime(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
@@ -72,8 +73,7 @@ def torchscript(decoder: Decoder, folder: Path) -> AbstractContextManager[Backen
 def triton(decoder: Decoder, folder: Path) -> Iterator[Backend]:
     write_repository(folder / "models", graph_files(folder, ".onnx"), 1)
     with TritonServer(folder / "models", log=folder / "tritonserver.log") as server:
-        fused = [NUM_INTERESTS]
-        backend = TritonBackend(server.url, model_spec(decoder), fused=fused, model_version="1", timeout_s=60.0)
+        backend = TritonBackend(server.url, model_spec(decoder), fused=FUSED, model_version="1", timeout_s=60.0)
         with closing(backend):
             yield backend
 

@@ -74,7 +74,7 @@ def recompute(decoder, tokens, num_interests):
             scores[list(banned)] = -np.inf
             best = int(scores.argmax())
             interests.append(interest)
-            generated.append(best)
+            generated.append(best)  # the last one is for prefill and decode, which give the next item
             items.append(best)
             segments.append(1)
             banned.add(best)
@@ -101,7 +101,25 @@ def test_fused_and_stepwise_equal_the_full_recompute(backend, exported, lengths,
     interests, generated = recompute(exported.decoder, tokens, NUM_INTERESTS)
     for output in (backend.interests(tokens, NUM_INTERESTS), generate_stepwise(backend, tokens, NUM_INTERESTS)):
         assert_close(output.interests, interests)
-        np.testing.assert_array_equal(output.generated_rows, generated)
+        np.testing.assert_array_equal(output.generated_rows, generated[:, :-1])
+
+
+@pytest.mark.parametrize("lengths", [[1], [1, 6, MAX_LENGTH, 3]], ids=["one", "mixed"])
+def test_one_interest_equals_the_full_recompute_and_generates_nothing(backend, exported, lengths):
+    tokens = make_tokens(lengths)
+    interests, _ = recompute(exported.decoder, tokens, 1)
+    for output in (backend.interests(tokens, 1), generate_stepwise(backend, tokens, 1)):
+        assert_close(output.interests, interests)
+        assert (output.generated_rows.shape, output.generated_rows.dtype) == ((len(tokens), 0), np.int64)
+
+
+def test_the_interest_alone_is_that_of_prefill_and_decode(backend):
+    tokens = make_tokens([4, 1, 7])
+    prefilled = backend.prefill(tokens)
+    np.testing.assert_array_equal(backend.interest(tokens), prefilled.interest)
+    new = columns(make_tokens([2, 2, 2], seed=3), 0, 2, lengths=tokens.lengths)
+    expected = backend.decode(new, prefilled.key_values)
+    np.testing.assert_array_equal(backend.interest(new, prefilled.key_values), expected.interest)
 
 
 def test_a_history_as_long_as_the_window_has_one_interest(backend, exported):
@@ -129,7 +147,7 @@ def test_outputs_have_the_shapes_and_types_of_the_signature(backend):
             np.float32,
         )
     assert fused.interests.shape == (2, NUM_INTERESTS, backend.spec.hidden_size)
-    assert fused.generated_rows.shape == (2, NUM_INTERESTS)
+    assert fused.generated_rows.shape == (2, NUM_INTERESTS - 1)
     assert (fused.interests.dtype, fused.generated_rows.dtype) == (np.float32, np.int64)
 
 
@@ -235,7 +253,7 @@ def test_neither_excluded_nor_generated_items_nor_padding_are_generated(backend)
     for _ in range(10):
         generated = backend.interests(tokens, NUM_INTERESTS).generated_rows
         for row, excluded in zip(generated, tokens.excluded, strict=True):
-            assert len(set(row)) == NUM_INTERESTS
+            assert len(set(row)) == NUM_INTERESTS - 1
             assert not set(row) & {0, *excluded}
         np.testing.assert_array_equal(backend.prefill(tokens).next_rows, generated[:, 0])
         tokens = replace(tokens, excluded=np.concatenate([tokens.excluded, generated], axis=1))
@@ -313,6 +331,8 @@ def test_tokens_out_of_range_are_refused(backend, change, message):
     with pytest.raises(RequestError, match=message):
         backend.prefill(tokens)
     with pytest.raises(RequestError, match=message):
+        backend.interest(tokens)
+    with pytest.raises(RequestError, match=message):
         backend.interests(tokens, NUM_INTERESTS)
 
 
@@ -323,11 +343,13 @@ def test_a_cache_that_does_not_fit_is_refused(backend):
     for bad in (past[:1], past[:, :, :1], past[..., :-1], past[0]):
         with pytest.raises(RequestError, match="past has shape"):
             backend.decode(new, bad)
+        with pytest.raises(RequestError, match="past has shape"):
+            backend.interest(new, bad)
     with pytest.raises(RequestError, match="lengths"):
         backend.decode(columns(tokens, 0, 1, lengths=[5, 4]), past)
 
 
 def test_numbers_of_interests_without_a_graph_are_refused(backend):
-    assert backend.fused == {NUM_INTERESTS}
+    assert backend.fused == {1, NUM_INTERESTS}
     with pytest.raises(RequestError, match="5 interests"):
         backend.interests(make_tokens([3]), 5)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -13,13 +14,13 @@ from recgpt.backends.eager import model_spec
 from recgpt.backends.torchscript import TorchScriptBackend
 from recgpt.config import ModelConfig
 from recgpt.errors import BundleError, ExportError, OutputError
-from recgpt.graphs.modules import Prefill
-from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.modules import SCORE_BLOCK, Interests, Prefill
+from recgpt.graphs.onnx_writer import Scan, write_onnx
 from recgpt.graphs.torchscript_writer import load_torchscript, write_torchscript
 from recgpt.model.decoder import Decoder
-from recgpt.signature import graph_spec
+from recgpt.signature import PREFILL, graph_spec
 
-GRAPHS = ("prefill", "decode", "interests_3")
+GRAPHS = ("prefill", "decode", "interests_1", "interests_3")
 
 # What ONNX Runtime 1.27, the one inside current Triton, loads.
 MAX_OPSET, MAX_IR_VERSION = 21, 11
@@ -76,14 +77,22 @@ def test_it_has_no_control_flow_and_no_subgraphs(model):
 
 
 def test_every_weight_is_stored_once_and_inside(exported, model, name):
-    decoder = exported.decoder
-    sizes = [math.prod(tensor.dims) for tensor in model.graph.initializer]
-    tables = 1 if decoder.output is None else 2
-    assert sum(size == decoder.item_matrix.numel() for size in sizes) == tables
+    decoder, config = exported.decoder, exported.decoder.config
+    shapes = [tuple(tensor.dims) for tensor in model.graph.initializer]
+    # One interest is asked of the input table alone: nothing is generated.
+    is_input_alone = decoder.output is None or name == "interests_1"
+    tables = [shape for shape in shapes if len(shape) == 2 and shape[0] > decoder.num_items]
+    assert len(tables) == (1 if is_input_alone else 2)
+    # Filled up to whole blocks of scores, and no further.
+    assert all(shape[0] < len(decoder.item_matrix) + SCORE_BLOCK for shape in tables)
     assert not any(tensor.HasField("data_location") and tensor.data_location for tensor in model.graph.initializer)
-    weights = sum(parameter.numel() for parameter in decoder.parameters()) * 4
     file_bytes = (exported.folder / f"{name}.onnx").stat().st_size
-    assert weights <= file_bytes <= weights + GRAPH_BYTES_PER_NODE * len(model.graph.node)
+    weights = sum(parameter.numel() for parameter in decoder.parameters())
+    filled_up = 2 * SCORE_BLOCK * (config.hidden_size + 2)
+    folded = 2 * (config.num_heads * config.hidden_size + config.max_length) * config.hidden_size
+    scanned = (len(decoder.item_matrix) + SCORE_BLOCK) * config.hidden_size
+    assert 4 * sum(map(math.prod, tables)) <= file_bytes
+    assert file_bytes <= 4 * (weights + filled_up + folded) + scanned + GRAPH_BYTES_PER_NODE * len(model.graph.node)
     assert not list(exported.folder.glob("*.data"))
 
 
@@ -112,6 +121,38 @@ def test_writing_leaves_the_decoder_as_it_was(small_decoder, tmp_path):
     write_torchscript(Prefill(small_decoder), tmp_path / "prefill.pt")
     assert small_decoder.training
     assert all(torch.equal(before[name], tensor) for name, tensor in small_decoder.state_dict().items())
+
+
+def test_a_scan_of_exact_scores_gives_what_pytorch_gives(exported, tmp_path):
+    decoder = exported.decoder
+    write_onnx(Interests(decoder, 2), tmp_path / "interests_2.onnx", metadata={}, scan=Scan.FLOAT32)
+    session = onnxruntime.InferenceSession(tmp_path / "interests_2.onnx", providers=["CPUExecutionProvider"])
+    assert "MatMulInteger" not in {node.op_type for node in onnx.load(tmp_path / "interests_2.onnx").graph.node}
+    generator = np.random.default_rng(0)
+    rows = generator.integers(1, decoder.num_items + 1, (20, 6))
+    feeds = [rows[:, :1] % 10, rows, rows % 2, np.full((20, 1), 6), rows]
+    _, generated = session.run(None, {tensor.name: array for tensor, array in zip(PREFILL.inputs, feeds, strict=True)})
+    with torch.no_grad():
+        hidden = decoder(*(torch.from_numpy(array) for array in (feeds[0][:, 0], *feeds[1:3])))[:, -1]
+        scores = (hidden @ decoder.item_matrix.T).numpy()
+    scores[:, 0] = -np.inf
+    np.put_along_axis(scores, rows, -np.inf, axis=1)
+    np.testing.assert_array_equal(generated[:, 0], scores.argmax(axis=1))
+
+
+@pytest.mark.parametrize("graph", [Prefill, lambda decoder: Interests(decoder, 2)], ids=["prefill", "interests_2"])
+def test_a_user_table_that_was_never_trained_is_left_out_and_users_may_still_be_named(tmp_path, graph):
+    config = ModelConfig(max_length=4, hidden_size=4, num_blocks=1, num_heads=2, ffn_size=4)
+    decoder = Decoder(config, num_items=5, num_users=10_000)
+    write_onnx(graph(decoder), tmp_path / "graph.onnx", metadata={})
+    assert (tmp_path / "graph.onnx").stat().st_size < decoder.user_embedding.weight.numel() * 4
+    session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_inputs()] == [tensor.name for tensor in PREFILL.inputs]
+    ones = np.ones((2, 3), dtype=np.int64)
+    feeds = [np.array([[0], [9_999]]), ones, ones, ones[:, :1] * 3, ones]
+    first, *_ = session.run(None, {tensor.name: array for tensor, array in zip(PREFILL.inputs, feeds, strict=True)})
+    expected = decoder.eval()(torch.zeros(2, dtype=torch.int64), torch.ones(2, 3).long(), torch.ones(2, 3).long())
+    np.testing.assert_allclose(first.reshape(2, -1, 4)[:, 0], expected[:, -1].detach().numpy(), rtol=0, atol=1e-6)
 
 
 def test_torchscript_stores_the_item_matrix_once(tmp_path):

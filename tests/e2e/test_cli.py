@@ -114,6 +114,7 @@ def test_torchscript_export_prints_parity(trained: Trained, tmp_path: Path) -> N
     assert {path.name for path in (tmp_path / "bundle").glob("*.pt")} == {
         "prefill.pt",
         "decode.pt",
+        "interests_1.pt",
         "interests_2.pt",
         "interests_6.pt",
     }

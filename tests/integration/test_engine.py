@@ -28,7 +28,7 @@ def reference(export: Export) -> Recaller:
     checkpoint = export.checkpoint
     return Recaller(
         EagerBackend(checkpoint.decoder, fused=range(1, 7)),
-        ItemIndex.build(checkpoint.decoder.item_embedding.weight.detach().numpy()),
+        ItemIndex.build(checkpoint.decoder.item_matrix.detach().numpy()),
         Catalogue(item_ids=checkpoint.item_ids, user_ids=checkpoint.user_ids, popularity=checkpoint.popularity),
         prompt_tuned=True,
     )
@@ -77,7 +77,12 @@ class _WithoutFused:
     def __init__(self, engine: Engine) -> None:
         self.spec = engine.backend.spec
         self.fused: frozenset[int] = frozenset()
-        self.prefill, self.decode, self.close = engine.backend.prefill, engine.backend.decode, engine.backend.close
+        self.prefill, self.decode, self.interest = (
+            engine.backend.prefill,
+            engine.backend.decode,
+            engine.backend.interest,
+        )
+        self.close = engine.backend.close
         self.interests = engine.backend.interests
 
 

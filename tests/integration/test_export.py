@@ -19,7 +19,7 @@ from recgpt.files import sha256
 from recgpt.graphs.export import TORCHSCRIPT, GraphFormat, export_bundle
 from recgpt.model.checkpoint import Checkpoint
 
-GRAPHS = ["decode", "interests_2", "interests_6", "prefill"]
+GRAPHS = ["decode", "interests_1", "interests_2", "interests_6", "prefill"]
 
 
 def quiet(text: str) -> None:
@@ -61,12 +61,12 @@ def test_a_bundle_says_what_the_checkpoint_was(export: Export) -> None:
     assert (model.num_items, model.num_users, model.max_length) == (300, 10, 20)
     assert (model.hidden_size, model.num_blocks, model.num_heads) == (16, 1, 2)
     assert bundle.manifest.training == checkpoint.training
-    assert bundle.manifest.num_interests == (2, 6)
+    assert bundle.manifest.num_interests == (1, 2, 6)
     assert set(bundle.manifest.files) == {path.name for path in export.bundle.iterdir()} - {"manifest.json"}
     catalogue = bundle.catalogue()
     assert (catalogue.item_ids, catalogue.user_ids) == (checkpoint.item_ids, checkpoint.user_ids)
     np.testing.assert_array_equal(catalogue.popularity, checkpoint.popularity)
-    matrix = checkpoint.decoder.item_embedding.weight.detach().numpy()
+    matrix = checkpoint.decoder.item_matrix.detach().numpy()
     np.testing.assert_array_equal(bundle.index().vectors(), matrix[1:])
     rows = checkpoint.examples[1][1].tolist()
     assert bundle.examples()[1].user_id == 400
@@ -124,7 +124,7 @@ def test_another_format_replaces_the_whole_bundle(exported: Path) -> None:
     assert sorted(path.name for path in bundle.graphs().values()) == ["decode.pt", "interests_2.pt", "prefill.pt"]
     assert not list(bundle.path.glob("*.onnx"))
     np.testing.assert_array_equal(
-        bundle.index().vectors(), checkpoint.decoder.item_embedding.weight.detach().numpy()[1:]
+        bundle.index().vectors(), checkpoint.decoder.item_matrix.detach().numpy()[1:]
     )
     with pytest.raises(BundleError, match="torchscript.*export/to_onnx.py"):
         Engine.load(bundle.path)
@@ -206,9 +206,9 @@ def test_an_empty_folder_may_become_a_bundle(tmp_path: Path) -> None:
     assert Bundle.open(tmp_path / "bundle").manifest.graph_format == "torchscript"
 
 
-@pytest.mark.parametrize("num_interests", [(), (1,), (2, 21), (0,)])
+@pytest.mark.parametrize("num_interests", [(), (2, 21), (0,)])
 def test_interests_that_do_not_fit_the_window_are_refused(tmp_path: Path, num_interests: tuple[int, ...]) -> None:
-    with pytest.raises(ExportError, match="from 2 to 20"):
+    with pytest.raises(ExportError, match="from 1 to 20"):
         export_bundle(random_checkpoint(), tmp_path / "out", TORCHSCRIPT, num_interests=num_interests, say=quiet)
     assert not list(tmp_path.iterdir())
 

@@ -77,28 +77,28 @@ def test_no_token_sees_a_later_one(decoder, sequences):
     )
 
 
-def test_unit_vectors_are_unit_vectors_also_after_loading_and_training_again():
+def test_a_plain_table_holds_the_same_vectors_and_rows_of_padding():
     torch.manual_seed(0)
-    config = ModelConfig(max_length=4, hidden_size=8, similarity="cosine")
-    made, other = (Decoder(config, num_items=40, num_users=4) for _ in range(2))
-    made.eval()
-    made.load_state_dict(other.state_dict())
-    directions = other.item_embedding.weight[1:] / other.item_embedding.weight[1:].norm(dim=1, keepdim=True)
-    for decoder in (made, made.train(), made.eval()):
-        torch.testing.assert_close(decoder.item_matrix[1:], directions, rtol=0, atol=TOLERANCE)
-        assert not decoder.item_matrix[0].any()
+    table = ItemTable(40, 8, unit=True)
+    directions = table.weight[1:] / table.weight[1:].norm(dim=1, keepdim=True)
+    torch.testing.assert_close(table.vectors[1:], directions, rtol=0, atol=TOLERANCE)
+    plain = table.plain(block=16)
+    assert torch.equal(plain.weight, plain.vectors)
+    assert torch.equal(plain.vectors[:41], table.vectors)
+    assert len(plain.vectors) == 48
+    assert not plain.vectors[41:].any()
+    assert not plain.vectors[0].any()
 
 
-def test_a_mode_that_is_set_and_not_switched_counts_as_well():
-    table = ItemTable(40, 8, unit=True).eval()
-    for module in table.modules():
-        module.training = True
-    with torch.no_grad():
-        table.weight[1:].neg_()
-    before = table.vectors.clone()
-    with torch.no_grad():
-        table.weight[1:].neg_()
-    assert torch.equal(table.vectors, -before)
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_decoder_made_plain_gives_the_same_interests(sequences, tied):
+    torch.manual_seed(0)
+    config = ModelConfig(max_length=12, hidden_size=8, similarity="cosine", tied=tied)
+    made = Decoder(config, num_items=40, num_users=4).eval()
+    expected, matrix = recompute(made, 1, sequences[0]), made.item_matrix
+    made.make_plain(block=16)
+    assert torch.equal(recompute(made, 1, sequences[0]), expected)
+    assert torch.equal(made.item_matrix[:41], matrix)
 
 
 def test_interests_of_cosine_similarity_are_unit_vectors(sequences):

@@ -40,7 +40,7 @@ HOMES = {
         "recgpt.backends.torchscript", "recgpt.bench",
     ),
     "lightning": ("recgpt.training",),
-    "onnx": ("recgpt.graphs",),
+    "onnx": ("recgpt.graphs", "recgpt.bench"),
     "onnxscript": ("recgpt.graphs",),
     "onnxruntime": ("recgpt.backends.onnxruntime", "recgpt.serving", "recgpt.bench"),
     "tritonclient": ("recgpt.backends.triton", "recgpt.serving", "recgpt.bench"),

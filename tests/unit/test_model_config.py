@@ -13,7 +13,7 @@ from recgpt.serving.repository import CONFIG, MAX_BATCH_SIZE, model_config
 from recgpt.signature import graph_spec
 
 REPOSITORY = Path(__file__).parents[2] / "triton_models"
-GRAPHS = ("prefill", "decode", "interests_2", "interests_6")
+GRAPHS = ("prefill", "decode", "interests_1", "interests_2", "interests_6")
 DTYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 DEFAULT = ModelConfig()
 DEFAULT_SIZES = {

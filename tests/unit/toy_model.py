@@ -85,16 +85,21 @@ class ToyBackend:
         self.calls.append("decode")
         return self._step(tokens, tokens.lengths, np.full(len(tokens), tokens.item_rows.shape[1]), past)
 
+    def interest(self, tokens: Tokens, past: np.ndarray | None = None) -> np.ndarray:
+        return (self.prefill(tokens) if past is None else self.decode(tokens, past)).interest
+
     def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
         check_tokens(tokens, self.spec, num_steps=num_interests)
         self.calls.append(f"interests_{num_interests}")
         interests = np.zeros((len(tokens), num_interests, self.spec.hidden_size), dtype=np.float32)
-        generated = np.zeros((len(tokens), num_interests), dtype=np.int64)
+        generated = np.zeros((len(tokens), num_interests - 1), dtype=np.int64)
         for place, length in enumerate(tokens.lengths.tolist()):
             sequence = list(zip(tokens.item_rows[place, :length], tokens.segments[place, :length], strict=True))
             excluded = set(tokens.excluded[place].tolist())
             for step in range(num_interests):
                 interests[place, step] = self.model.interest(tokens.user_rows[place], sequence)
+                if step == num_interests - 1:
+                    break
                 generated[place, step] = best_row(self.model, interests[place, step], excluded)
                 excluded.add(int(generated[place, step]))
                 sequence.append((generated[place, step], 1))
