@@ -93,7 +93,7 @@ def build_subject(bundle: Path, checkpoint: Path, *, say: Say) -> Subject:
         examples=tuple((row, interactions.sequences[row - 1]) for row in range(1, 101)),
     )
     save_checkpoint(checkpoint, made)
-    export_bundle(made, bundle, ONNX, num_interests=(2,), say=say)
+    export_bundle(made, bundle, ONNX, num_interests=(2, 6), say=say)
     return Subject(bundle=Bundle.open(bundle), checkpoint=load_checkpoint(checkpoint))
 
 

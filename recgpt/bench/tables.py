@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from recgpt.bench.results import Result, Row
+from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.stages import STAGES
 
 
@@ -56,3 +56,34 @@ def significant(value: float) -> str:
 
 def _or_dash(value: object, form: str) -> str:
     return "-" if value is None else format(value, form)
+
+
+def show_interests_latency(result: Result, console: Console) -> None:
+    """One line a cell, contenders across: medians, and the fused graph's ratios; then what all cells say together."""
+    cells: dict[tuple[Fact, ...], list[Row]] = {}
+    for row in result.rows:
+        cells.setdefault(tuple(row.facts[key] for key in ("batch", "history", "num_interests")), []).append(row)
+    table = Table(title="interests: ms, p50", title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0))
+    names = [row.name for row in next(iter(cells.values()))]
+    for heading in ("batch", "history", "J", *names):
+        table.add_column(heading, justify="right")
+    for cell, rows in cells.items():
+        table.add_row(*map(str, cell), *(significant(row.latency_ms["p50"]) for row in rows))
+    console.print(table)
+    for name, reason in result.method["missing"].items():
+        console.print(f"{name} was not measured: {reason}", markup=False)
+    for name, value in result.method["summary"].items():
+        console.print(f"{name}: {significant(value)}", markup=False)
+
+
+def show_kv_cache(result: Result, console: Console) -> None:
+    """One line a setting: both medians, and how many times as fast the cache is."""
+    headings = ("task", "number", "batch", "max_length", "hidden_size", "num_blocks", "num_items")
+    table = Table(title=f"{result.method['title']}: ms, p50", title_justify="left", title_style="bold", box=None)
+    for heading in ("task", "J or K", "batch", "C", "d", "blocks", "items", "cached", "recomputed", "ratio"):
+        table.add_column(heading, justify="right")
+    for cached, recomputed in zip(result.rows[::2], result.rows[1::2], strict=True):
+        medians = (significant(row.latency_ms["p50"]) for row in (cached, recomputed))
+        ratio = format(float(cached.facts["ratio"] or 0), ".2f")
+        table.add_row(*(str(cached.facts[heading]) for heading in headings), *medians, ratio)
+    console.print(table)
