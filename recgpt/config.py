@@ -13,6 +13,8 @@ from recgpt.errors import ConfigError
 
 ACTIVATIONS = ("gelu", "relu")
 ATTENTION_SCALES = ("head", "model")
+POSITIONS = ("relative", "absolute")
+SCHEDULES = ("constant", "linear")
 LOSSES = ("cross_entropy", "bce")
 PRESETS = ("default", "paper")
 
@@ -28,6 +30,8 @@ class ModelConfig:
         num_heads: H, attention heads a block; divides ``hidden_size``.
         ffn_size: inner width of the position-wise feed-forward network.
         activation: of the feed-forward network, ``gelu`` or ``relu`` (the paper's).
+        position: ``relative`` adds a learned bias for each head and distance to the attention scores, ``absolute`` adds
+            a learned vector for each position to the input (eq. 2 of the paper).
         attention_scale: ``head`` divides attention scores by sqrt(D/H), ``model`` by sqrt(D) as eq. 2 of the paper.
         dropout: on embeddings, attention and feed-forward outputs, while training.
         tied: score items with the item table itself rather than with an output matrix of its own.
@@ -39,6 +43,7 @@ class ModelConfig:
     num_heads: int = 2
     ffn_size: int = 256
     activation: str = "gelu"
+    position: str = "relative"
     attention_scale: str = "head"
     dropout: float = 0.4
     tied: bool = True
@@ -50,6 +55,7 @@ class ModelConfig:
         _check_range(self, "max_length", 2, None)
         _check_range(self, "dropout", 0.0, 0.95)
         _check_choice(self, "activation", ACTIVATIONS)
+        _check_choice(self, "position", POSITIONS)
         _check_choice(self, "attention_scale", ATTENTION_SCALES)
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}")
@@ -64,6 +70,7 @@ class StageConfig:
         patience: epochs without a better validation NDCG@10 before the stage stops.
         batch_size: users a step.
         learning_rate: of Adam.
+        schedule: ``constant``, or ``linear`` from ``learning_rate`` down to 0 at the end of ``max_epochs``.
         weight_decay: of Adam (L2), on all weights.
         loss: ``cross_entropy`` over the whole catalogue, or the paper's ``bce`` with sampled negatives.
         num_negatives: sampled items a position, for ``bce``.
@@ -74,6 +81,7 @@ class StageConfig:
     patience: int = 10
     batch_size: int = 256
     learning_rate: float = 1e-3
+    schedule: str = "constant"
     weight_decay: float = 0.0
     loss: str = "cross_entropy"
     num_negatives: int = 1
@@ -87,6 +95,7 @@ class StageConfig:
         _check_range(self, "learning_rate", 1e-8, 10.0)
         _check_range(self, "weight_decay", 0.0, 10.0)
         _check_range(self, "user_dropout", 0.0, 1.0)
+        _check_choice(self, "schedule", SCHEDULES)
         _check_choice(self, "loss", LOSSES)
 
 

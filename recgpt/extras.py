@@ -20,6 +20,7 @@ _EXTRAS = {
     "onnxscript": ("export",),
     "pyarrow": ("train",),
     "pytriton": ("serve",),
+    "scipy": ("bench",),
     "torch": ("train", "export"),
     "tritonclient": ("client",),
 }

@@ -1,4 +1,4 @@
-"""Ranking metrics with one target a user."""
+"""Ranking metrics of held-out targets, one a user or a set of them. Knows ranks, not lists or models."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.types import Float32Array, Int64Array
+
+Float64Array = NDArray[np.float64]
+
+NOT_FOUND = 0
+NO_TARGET = -1
 
 
 def hit_rate_at_k(ranks: Int64Array, k: int) -> float:
@@ -15,7 +20,7 @@ def hit_rate_at_k(ranks: Int64Array, k: int) -> float:
         ranks: (N,) 1-based ranks; 0 for a target that was not found.
         k: cut-off.
     """
-    return float(_hits(ranks, k).mean())
+    return float(hits_at_k(ranks, k).mean())
 
 
 def ndcg_at_k(ranks: Int64Array, k: int) -> float:
@@ -27,8 +32,29 @@ def ndcg_at_k(ranks: Int64Array, k: int) -> float:
         ranks: (N,) 1-based ranks; 0 for a target that was not found.
         k: cut-off.
     """
-    gains = np.where(_hits(ranks, k), 1.0 / np.log2(ranks.clip(min=1) + 1.0), 0.0)
-    return float(gains.mean())
+    return float(gains_at_k(ranks, k).mean())
+
+
+def set_recall_at_k(ranks: Int64Array, k: int) -> float:
+    """Share of a user's targets ranked at k or better, as a mean over users: with one target each, the hit rate.
+
+    Args:
+        ranks: (N, T) 1-based ranks of each user's targets in one list; 0 for a target that was not found, -1 where the
+            user has fewer targets. Every user has at least one.
+        k: cut-off.
+    """
+    return float((hits_at_k(ranks, k).sum(axis=1) / (ranks != NO_TARGET).sum(axis=1)).mean())
+
+
+def hits_at_k(ranks: Int64Array, k: int) -> Float64Array:
+    """1.0 where a rank is k or better, else 0.0; of any shape."""
+    return ((ranks >= 1) & (ranks <= k)).astype(np.float64)
+
+
+def gains_at_k(ranks: Int64Array, k: int) -> Float64Array:
+    """1 / log2(rank + 1) where a rank is k or better, else 0.0; of any shape."""
+    gains: Float64Array = hits_at_k(ranks, k) / np.log2(ranks.clip(min=1) + 1.0)
+    return gains
 
 
 def target_rank(rows: Int64Array, scores: Float32Array, steps: Int64Array, target: int) -> int:
@@ -48,9 +74,5 @@ def target_rank(rows: Int64Array, scores: Float32Array, steps: Int64Array, targe
     """
     found = np.flatnonzero(rows == target)
     if len(found) == 0:
-        return 0
+        return NOT_FOUND
     return int(np.flatnonzero((steps == steps[found[0]]) & (scores == scores[found[0]]))[-1]) + 1
-
-
-def _hits(ranks: Int64Array, k: int) -> NDArray[np.bool_]:
-    return (ranks >= 1) & (ranks <= k)

@@ -23,6 +23,7 @@ class TrainingState:
         seed: of every random choice.
         data: name of the training data, for people.
         data_sha256: of the training data (``Interactions.digest``), empty if it was not recorded.
+        recipe: every setting of the training (``TrainingConfig.to_dict``), empty if it was not recorded.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:
@@ -35,6 +36,7 @@ class TrainingState:
     seed: int
     data: str
     data_sha256: str = ""
+    recipe: Mapping[str, Any] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -52,7 +54,7 @@ class TrainingState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of ``from_dict``."""
-        return {**dataclasses.asdict(self), "validation": dict(self.validation)}
+        return {**dataclasses.asdict(self), "recipe": dict(self.recipe), "validation": dict(self.validation)}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> TrainingState:

@@ -20,6 +20,9 @@ Float32Array = NDArray[np.float32]
 BEHAVIOUR = 0
 PROMPT = 1
 
+MERGES = ("quotas", "probability", "reciprocal_rank")
+"""How several interests' lists may become one: ``RecallRequest.merge``."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecallRequest:
@@ -32,6 +35,9 @@ class RecallRequest:
             None = all 0.
         k: how many items to recall.
         quotas: items to take from each interest, in step order; positive, summing to k. None = the bundle's default.
+        merge: how the interests' lists become one. ``quotas`` takes those numbers of items, step by step;
+            ``probability`` and ``reciprocal_rank`` rank the union of the lists, each interest weighing its quota's
+            share of k.
         filter_seen: never return an item of the history.
 
     Raises:
@@ -44,6 +50,7 @@ class RecallRequest:
     segments: Sequence[int] | None = None
     k: int = 10
     quotas: Sequence[int] | None = None
+    merge: str = "quotas"
     filter_seen: bool = True
 
     def __post_init__(self) -> None:
@@ -57,6 +64,8 @@ class RecallRequest:
             object.__setattr__(self, "segments", _segments_tuple(self.segments, len(self.history)))
         if self.quotas is not None:
             object.__setattr__(self, "quotas", check_quotas(self.quotas, self.k))
+        if self.merge not in MERGES:
+            raise RequestError(f"merge = {self.merge!r}: expected one of {', '.join(MERGES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +91,7 @@ class Timings:
         encode_ns: ids to rows, padding.
         interests_ns: the model; over gRPC this includes the network and the server's queue.
         search_ns: the item index.
-        merge_ns: quotas, seen filter, rows back to ids.
+        merge_ns: the lists become one, without seen items; rows back to ids.
         total_ns: the whole call.
     """
 
@@ -95,13 +104,15 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Candidates:
-    """The recalled items of one request, best first within each step.
+    """The recalled items of one request: best first, by quotas within each step.
 
     Attributes:
         item_ids: k distinct item ids.
-        scores: (k,) float32, inner product of the step's interest with the item's vector; for popular items, how often
-            the item occurs in the training data.
-        steps: (k,) int64, the step (1..J) whose interest found the item; 0 for popular items.
+        scores: (k,) float32. By quotas, inner product of the step's interest with the item's vector; by probability and
+            reciprocal rank, the weighted sum that ranks the list; for popular items, how often the item occurs in the
+            training data.
+        steps: (k,) int64, the step (1..J) whose interest found the item, or contributed most to its weighted sum, the
+            first such; 0 for popular items.
         generated_ids: the items generated between the steps, J - 1 of them.
         cold_start: which cold-start rules applied.
         timings: of the call that the request was part of.

@@ -60,7 +60,7 @@ def plot_recall_latency(source: Path, target: Path) -> None:
     figure.suptitle(result.method["title"], color=INK, fontsize=14, fontweight="bold")
     _add_legend(figure, groups)
     figure.text(0.5, 0.012, _footnote(result), color=FAINT, fontsize=8, ha="center")
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _draw_latency(axes: Axes, rows: Sequence[Row]) -> None:
@@ -134,6 +134,7 @@ def _footnote(result: Result) -> str:
     )
 
 
-def _save(figure: Figure, target: Path) -> None:
+def save_figure(figure: Figure, target: Path) -> None:
+    """Writes a PNG, wholly or not at all; OutputError if it cannot."""
     with atomic_path(target) as temporary:
         figure.savefig(temporary, format="png", facecolor="white")

@@ -1,7 +1,8 @@
-"""Leave-one-out: each user's last item tests, the one before it validates, the rest trains."""
+"""What is held out of each user's sequence: the last items test, the one before them validates, the rest trains."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,6 @@ from recgpt.errors import ConfigError
 from recgpt.types import Int64Array
 
 NOT_EVALUATED = 0
-_MIN_EVALUATED = 3
 
 Stage = Literal["validation", "test"]
 
@@ -21,28 +21,41 @@ Stage = Literal["validation", "test"]
 class Split:
     """Training sequences and held-out targets; entry u - 1 belongs to user row u.
 
-    Users with fewer than three items are trained on with all their items and not evaluated.
+    Users with too few items to train on one, validate with one and test with the others are trained on with all their
+    items and not evaluated.
 
     Attributes:
-        train: U arrays of item rows, int64, oldest first: all but the last two items.
-        validation: (U,) int64, row of the item before the last; 0 = user not evaluated.
-        test: (U,) int64, row of the last item; 0 = user not evaluated.
+        train: U arrays of item rows, int64, oldest first: all but the held-out items.
+        validation: (U,) int64, row of the first held-out item; 0 = user not evaluated.
+        horizon: (U, T) int64, rows of the T items after it, oldest first; 0 = user not evaluated.
     """
 
     train: tuple[Int64Array, ...]
     validation: Int64Array
-    test: Int64Array
+    horizon: Int64Array
+
+    @property
+    def test(self) -> Int64Array:
+        """(U,) int64, row of the item after the validation target; 0 = user not evaluated."""
+        return self.horizon[:, 0]
 
     def targets(self, stage: Stage) -> Int64Array:
-        """The held-out item rows (U,) of a stage, 0 for a user who is not evaluated; ConfigError for another stage."""
+        """The held-out item rows of a stage, 0 for a user who is not evaluated.
+
+        Returns:
+            (U, 1) for ``validation``, (U, T) for ``test``; int64, oldest first.
+
+        Raises:
+            ConfigError: another stage.
+        """
         if stage == "validation":
-            return self.validation
+            return self.validation[:, None]
         if stage == "test":
-            return self.test
+            return self.horizon
         raise ConfigError(f"stage = {stage!r}: expected validation or test")
 
     def history(self, stage: Stage) -> tuple[Int64Array, ...]:
-        """What is known of each user when a stage's target is to be found.
+        """What is known of each user when a stage's targets are to be found.
 
         Args:
             stage: ``validation`` gives the training items; ``test`` gives them and the validation target.
@@ -62,12 +75,50 @@ class Split:
 
 
 def leave_one_out(interactions: Interactions) -> Split:
-    """Holds out each user's last two items, in the order the sequences have."""
-    sequences = interactions.sequences
-    evaluated = [len(items) >= _MIN_EVALUATED for items in sequences]
-    pairs = list(zip(sequences, evaluated, strict=True))
+    """Holds out each user's last two items: the last tests, the one before it validates."""
+    return leave_last_out(interactions, num_targets=1)
+
+
+def leave_last_out(interactions: Interactions, *, num_targets: int) -> Split:
+    """Holds out each user's last items, in the order the sequences have: one to validate, then the targets of the test.
+
+    Args:
+        interactions: everything known.
+        num_targets: T, how many of the last items test; at least 1.
+
+    Raises:
+        ConfigError: no target.
+    """
+    _check_num_targets(num_targets)
+    num_held_out = num_targets + 1
+    pairs = [(items, len(items) > num_held_out) for items in interactions.sequences]
+    nothing = np.full(num_held_out, NOT_EVALUATED, dtype=np.int64)
+    held_out = np.array([items[-num_held_out:] if enough else nothing for items, enough in pairs], dtype=np.int64)
+    held_out = held_out.reshape(-1, num_held_out)
     return Split(
-        train=tuple(items[:-2] if held_out else items for items, held_out in pairs),
-        validation=np.array([items[-2] if held_out else NOT_EVALUATED for items, held_out in pairs], dtype=np.int64),
-        test=np.array([items[-1] if held_out else NOT_EVALUATED for items, held_out in pairs], dtype=np.int64),
+        train=tuple(items[:-num_held_out] if enough else items for items, enough in pairs),
+        validation=held_out[:, 0],
+        horizon=held_out[:, 1:],
     )
+
+
+def without_later_targets(interactions: Interactions, *, num_targets: int) -> Interactions:
+    """What ``leave_one_out``, and so a training run, must be given for a model whose horizon is ``num_targets`` items.
+
+    Leaves the horizon's items but the first out, of the users who are evaluated there. Then the model trains on and
+    validates with exactly what ``leave_last_out`` says of them. Rows and ids stay as they are.
+
+    Raises:
+        ConfigError: no target.
+    """
+    _check_num_targets(num_targets)
+    num_later = num_targets - 1
+    sequences = (
+        items[: len(items) - num_later] if len(items) > num_targets + 1 else items for items in interactions.sequences
+    )
+    return dataclasses.replace(interactions, sequences=tuple(sequences))
+
+
+def _check_num_targets(num_targets: int) -> None:
+    if num_targets < 1:
+        raise ConfigError(f"num_targets = {num_targets}: expected at least 1")

@@ -42,6 +42,8 @@ class Block(nn.Module):
         self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
         self.ffn_output = nn.Linear(config.ffn_size, width)
         self.dropout = nn.Dropout(config.dropout)
+        is_relative = config.position == "relative"
+        self.distance_bias = nn.Embedding(config.max_length, config.num_heads) if is_relative else None
 
     def keys_values(self, hidden: Tensor) -> Tensor:
         """Keys and values of tokens, (B, S, D) -> (B, 2, H, S, Dh)."""
@@ -49,13 +51,16 @@ class Block(nn.Module):
         projected: Tensor = self.key_value(self.attention_norm(hidden))
         return projected.reshape(batch, length, 2, self.num_heads, self.head_size).permute(0, 2, 3, 1, 4)
 
-    def forward(self, hidden: Tensor, keys_values: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, keys_values: Tensor, mask: Tensor, distances: Tensor) -> Tensor:
         """Lets S tokens attend to P keys.
+
+        Source of the bias by distance: Shaw et al. 2018, in the scalar form of T5 (Raffel et al. 2020).
 
         Args:
             hidden: (B, S, D), the tokens that ask.
             keys_values: (B, 2, H, P, Dh), their own included.
             mask: bool, broadcastable to (B, S, P), True where a token may look; at least one per token.
+            distances: int64, broadcastable to (B, S, P): how many positions a key lies back; anything where masked.
 
         Returns:
             (B, S, D).
@@ -65,6 +70,8 @@ class Block(nn.Module):
         query = query.reshape(batch, length, self.num_heads, self.head_size).transpose(1, 2)
         keys, values = keys_values[:, 0], keys_values[:, 1]
         scores = (query @ keys.transpose(-2, -1)) * self.scale
+        if self.distance_bias is not None:
+            scores = scores + self.distance_bias(distances.clamp(min=0)).permute(0, 3, 1, 2)
         weights = torch.softmax(scores.masked_fill(~mask.unsqueeze(1), -torch.inf), dim=-1)
         mixed = (self.dropout(weights) @ values).transpose(1, 2).reshape(batch, length, width)
         hidden = hidden + self.dropout(self.attention_output(mixed))
@@ -97,7 +104,8 @@ class Decoder(nn.Module):
         width = config.hidden_size
         self.user_embedding = nn.Embedding(num_users + 1, width, padding_idx=SHARED_USER_ROW)
         self.item_embedding = nn.Embedding(num_items + 1, width, padding_idx=PADDING_ROW)
-        self.position_embedding = nn.Embedding(config.max_length, width)
+        is_absolute = config.position == "absolute"
+        self.position_embedding = nn.Embedding(config.max_length, width) if is_absolute else None
         self.segment_embedding = nn.Embedding(2, width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
@@ -112,8 +120,10 @@ class Decoder(nn.Module):
 
     def embed(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """Input rows of the decoder (eq. 2): (B,), (B, S), (B, S), (B or 1, S) -> (B, S, D)."""
-        items_and_user = self.item_embedding(item_rows) + self.user_embedding(user_rows).unsqueeze(1)
-        hidden: Tensor = items_and_user + self.position_embedding(positions) + self.segment_embedding(segments)
+        hidden: Tensor = self.item_embedding(item_rows) + self.user_embedding(user_rows).unsqueeze(1)
+        if self.position_embedding is not None:
+            hidden = hidden + self.position_embedding(positions)
+        hidden = hidden + self.segment_embedding(segments)
         return hidden
 
     def forward(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor) -> Tensor:
@@ -129,9 +139,10 @@ class Decoder(nn.Module):
         """
         positions = torch.arange(item_rows.shape[1], device=item_rows.device)
         causal = (positions.unsqueeze(0) <= positions.unsqueeze(1)).unsqueeze(0)
+        distances = (positions.unsqueeze(1) - positions.unsqueeze(0)).unsqueeze(0)
         hidden = self.dropout(self.embed(user_rows, item_rows, segments, positions.unsqueeze(0)))
         for block in self._layers():
-            hidden = block(hidden, block.keys_values(hidden), causal)
+            hidden = block(hidden, block.keys_values(hidden), causal, distances)
         return self._normalise(hidden)
 
     def prefill(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,16 +162,18 @@ class Decoder(nn.Module):
         """
         positions = torch.arange(item_rows.shape[1], device=item_rows.device)
         causal = (positions.unsqueeze(0) <= positions.unsqueeze(1)).unsqueeze(0)
+        distances = (positions.unsqueeze(1) - positions.unsqueeze(0)).unsqueeze(0)
         hidden = self.embed(user_rows, item_rows, segments, positions.unsqueeze(0))
         past = []
         *earlier, last = self._layers()
         for block in earlier:
             past.append(block.keys_values(hidden))
-            hidden = block(hidden, past[-1], causal)
+            hidden = block(hidden, past[-1], causal, distances)
         past.append(last.keys_values(hidden))
         index = (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(1)
-        interest = last(hidden.gather(1, index), past[-1], real)
+        distances = (lengths.unsqueeze(1) - 1 - positions).unsqueeze(1)
+        interest = last(hidden.gather(1, index), past[-1], real, distances)
         return self._normalise(interest).squeeze(1), torch.stack(past, dim=1)
 
     def extend(
@@ -183,14 +196,17 @@ class Decoder(nn.Module):
         causal = (order.unsqueeze(0) <= order.unsqueeze(1)).unsqueeze(0)
         seen = past_mask.unsqueeze(1)
         mask = torch.cat([seen.expand(-1, item_rows.shape[1], -1), causal.expand(item_rows.shape[0], -1, -1)], dim=2)
+        # Real cached tokens stand in the order of their positions, 0 first, whatever padding lies between them.
+        cached = past_mask.long().cumsum(dim=1) - 1
+        distances = positions.unsqueeze(2) - torch.cat([cached, positions], dim=1).unsqueeze(1)
         hidden = self.embed(user_rows, item_rows, segments, positions)
         new = []
         layers = self._layers()
         for depth, block in enumerate(layers):
             new.append(block.keys_values(hidden))
             if depth == len(layers) - 1:
-                hidden, mask = hidden[:, -1:], mask[:, -1:]
-            hidden = block(hidden, torch.cat([past[:, depth], new[-1]], dim=3), mask)
+                hidden, mask, distances = hidden[:, -1:], mask[:, -1:], distances[:, -1:]
+            hidden = block(hidden, torch.cat([past[:, depth], new[-1]], dim=3), mask, distances)
         return self._normalise(hidden).squeeze(1), torch.stack(new, dim=1)
 
     def _layers(self) -> list[Block]:
@@ -209,6 +225,9 @@ class Decoder(nn.Module):
         # User vectors and segments start as "no information"; user vectors overfit easily (few targets a user).
         nn.init.zeros_(self.user_embedding.weight)
         nn.init.zeros_(self.segment_embedding.weight)
+        for block in self._layers():
+            if block.distance_bias is not None:
+                nn.init.zeros_(block.distance_bias.weight)
         for table in (self.item_embedding, self.output):
             if table is not None:
                 with torch.no_grad():

@@ -22,6 +22,7 @@ class EncodedRequest:
         item_rows: (n,) int64, the items of the whole history that the model knows, oldest first.
         segments: (n,) int64.
         quotas: as asked for, or the default.
+        merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
         never_generated: (E,) int64, distinct rows never to be fed back: all of the model's that are not returned.
         cold_start: the rules that apply.
@@ -31,6 +32,7 @@ class EncodedRequest:
     item_rows: Int64Array
     segments: Int64Array
     quotas: tuple[int, ...]
+    merge: str
     excluded: frozenset[int]
     never_generated: Int64Array
     cold_start: ColdStart
@@ -49,6 +51,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         item_rows=rows[known],
         segments=segments[known],
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
+        merge=request.merge,
         excluded=excluded,
         never_generated=np.concatenate([seen, catalogue.never_generated]),
         cold_start=ColdStart(

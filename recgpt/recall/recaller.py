@@ -1,6 +1,6 @@
 """Multi-interest recall: the one algorithm above every backend.
 
-requests -> rows -> interests (backend) -> one batched search (item index) -> merge by quotas -> candidates
+requests -> rows -> interests (backend) -> one batched search (item index) -> merge -> candidates
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recgpt.errors import BundleMismatchError, QuotaError, RequestError, Shortfa
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request
 from recgpt.recall.index import ItemIndex
-from recgpt.recall.merge import merge_by_quotas, num_to_search
+from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.recall.steps import generate_interests
 from recgpt.types import (
     Candidates,
@@ -97,11 +97,18 @@ class Recaller:
         segments: Sequence[int] | None = None,
         k: int = 10,
         quotas: Sequence[int] | None = None,
+        merge: str = "quotas",
         filter_seen: bool = True,
     ) -> Candidates:
         """Recalls k items for one user; arguments and errors as in RecallRequest and ``recall_many``."""
         request = RecallRequest(
-            history=history, user_id=user_id, segments=segments, k=k, quotas=quotas, filter_seen=filter_seen
+            history=history,
+            user_id=user_id,
+            segments=segments,
+            k=k,
+            quotas=quotas,
+            merge=merge,
+            filter_seen=filter_seen,
         )
         return self.recall_many([request])[0]
 
@@ -109,7 +116,7 @@ class Recaller:
         """Recalls items for several users in as few calls of model and index as their numbers of interests allow.
 
         Args:
-            requests: any mix of k, quotas and history lengths.
+            requests: any mix of k, quotas, merges and history lengths.
 
         Returns:
             One answer a request, in their order.
@@ -187,7 +194,7 @@ class Recaller:
         generated = output.generated_rows[:, : num_interests - 1]
         return [
             self._answer(
-                *merge_by_quotas(rows[position], scores[position], request.quotas, request.excluded),
+                *MERGE_FUNCTIONS[request.merge](rows[position], scores[position], request.quotas, request.excluded),
                 generated[position],
             )
             for position, request in enumerate(group)
@@ -195,7 +202,7 @@ class Recaller:
 
     def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> tuple[Int64Array, Float32Array]:
         batch, num_interests, width = output.interests.shape
-        depth = max(num_to_search(request.quotas, len(request.excluded)) for request in group)
+        depth = max(map(_depth, group))
         rows, scores = self.index.search(output.interests.reshape(-1, width), depth)
         return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
 
@@ -227,8 +234,11 @@ def _group(request: EncodedRequest) -> tuple[int, int]:
     """
     if request.cold_start.popular:
         return 0, 0
-    depth = num_to_search(request.quotas, len(request.excluded))
-    return len(request.quotas), max(depth, _MIN_DEPTH).bit_length()
+    return len(request.quotas), max(_depth(request), _MIN_DEPTH).bit_length()
+
+
+def _depth(request: EncodedRequest) -> int:
+    return num_to_search(request.quotas, len(request.excluded), merge=request.merge)
 
 
 class _Answer(TypedDict):

@@ -68,11 +68,16 @@ class StageModule(pl.LightningModule):
         metrics = {NDCG: ndcg_at_k(ranks, VALIDATED_K), HIT_RATE: hit_rate_at_k(ranks, VALIDATED_K)}
         self.log_dict(metrics, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(ranks))
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam with the paper's constant learning rate."""
-        return torch.optim.Adam(
+    def configure_optimizers(self) -> Any:
+        """Adam, with the learning rate constant (as in the paper) or falling with every step."""
+        optimizer = torch.optim.Adam(
             self.decoder.parameters(), lr=self.stage.learning_rate, weight_decay=self.stage.weight_decay
         )
+        if self.stage.schedule == "constant":
+            return optimizer
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=num_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the validation metrics of the weights that are saved."""

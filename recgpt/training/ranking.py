@@ -1,15 +1,20 @@
-"""Ranks of validation targets: in the whole catalogue, and in the list that recall would serve."""
+"""Ranks of held-out targets: in the whole catalogue, and in the list that recall would serve."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from recgpt.data.split import NOT_EVALUATED, Split, Stage
 from recgpt.model.decoder import PADDING_ROW, Decoder
-from recgpt.training.batches import EvaluationBatch
-from recgpt.types import PROMPT
+from recgpt.training.batches import EvaluationBatch, collate_evaluation, evaluation_examples
+from recgpt.types import PROMPT, Int64Array
+
+_NOTHING = np.zeros(0, dtype=np.int64)
 
 
 def target_ranks(scores: Tensor, targets: Tensor, excluded: Tensor) -> Tensor:
@@ -66,7 +71,45 @@ def recalled_ranks(decoder: Decoder, batch: EvaluationBatch, quotas: Sequence[in
     return ranks
 
 
+@torch.no_grad()
+def held_out_ranks(
+    decoder: Decoder,
+    split: Split,
+    quotas: Sequence[int],
+    *,
+    stage: Stage = "test",
+    filter_seen: bool = True,
+    batch_size: int = 512,
+) -> Int64Array:
+    """The place of every held-out target in the list that recall would serve, as ``recalled_ranks``.
+
+    For many models and quotas on one data set: some ten times as fast as recalling through ids and an index.
+
+    Args:
+        decoder: in evaluation mode.
+        split: histories and targets.
+        quotas: items from each step.
+        stage: ``test`` or ``validation``.
+        filter_seen: leave items of the history out of the lists.
+        batch_size: users at once.
+
+    Returns:
+        (N,) 1-based ranks of the users that are evaluated, in their order; 0 = not in the list.
+    """
+    targets = split.targets(stage)[:, 0]
+    max_length = decoder.config.max_length - (len(quotas) - 1)
+    examples = evaluation_examples(split.history(stage), targets, max_length)
+    if not filter_seen:
+        examples = [dataclasses.replace(example, seen=_NOTHING) for example in examples]
+    ranks = np.zeros(len(targets) + 1, dtype=np.int64)
+    for start in range(0, len(examples), batch_size):
+        batch = collate_evaluation(examples[start : start + batch_size])
+        ranks[batch.user_rows.numpy()] = recalled_ranks(decoder, batch, quotas).numpy()
+    found: Int64Array = ranks[1:][targets != NOT_EVALUATED]
+    return found
+
+
 def _without(scores: Tensor, excluded: Tensor) -> Tensor:
     """Scores with padding and the excluded rows at minus infinity."""
-    padding = torch.full_like(excluded[:, :1], PADDING_ROW)
+    padding = excluded.new_full((len(excluded), 1), PADDING_ROW)
     return scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)

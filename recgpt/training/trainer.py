@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from recgpt.config import StageConfig, TrainingConfig
 from recgpt.data.interactions import Interactions
 from recgpt.data.split import NOT_EVALUATED, Split, leave_one_out
-from recgpt.errors import DataError
+from recgpt.errors import ConfigError, DataError
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recgpt.model.decoder import Decoder
 from recgpt.model.prompts import check_catalogue, generate_prompts
@@ -42,6 +42,7 @@ def train(
     *,
     data_name: str,
     max_epochs: int | None = None,
+    pretrained: Path | None = None,
     progress: bool = True,
 ) -> Path:
     """Trains a model, or goes on with a run that was interrupted, or finds it finished.
@@ -52,6 +53,7 @@ def train(
         out: folder of the run; gets ``pretrained.pt`` after stage 1 and ``ckpt.pt`` in the end.
         data_name: what to call the data.
         max_epochs: replaces the bound of stage 1 and lowers that of stage 2.
+        pretrained: what stage 1 of another run wrote, on the same data with the same model; stage 1 is then left out.
         progress: show progress.
 
     Returns:
@@ -73,13 +75,15 @@ def train(
         return folder.final
     pl.seed_everything(config.seed, verbose=False)
     recipe = _Recipe(interactions, split, config, folder, data_name=data_name, progress=progress)
-    if folder.pretrained.exists():
-        pretrained = load_checkpoint(folder.pretrained)
-        _say(f"{folder.pretrained} is there already; going on with prompt-tuning", progress)
+    found = folder.pretrained if folder.pretrained.exists() else pretrained
+    if found is not None:
+        stage_1 = load_checkpoint(found)
+        _check_pretrained(found, stage_1, config, interactions)
+        _say(f"{found} is there already; going on with prompt-tuning", progress)
     else:
-        pretrained = recipe.pretrain()
-        _save(folder.pretrained, pretrained)
-    _save(folder.final, recipe.tune(pretrained))
+        stage_1 = recipe.pretrain()
+        _save(folder.pretrained, stage_1)
+    _save(folder.final, recipe.tune(stage_1))
     return folder.final
 
 
@@ -124,6 +128,7 @@ class _Recipe:
             seed=config.seed,
             data=self._data_name,
             data_sha256=self._interactions.digest(),
+            recipe=config.to_dict(),
             validation=result.validation,
         )
         return Checkpoint(
@@ -161,6 +166,7 @@ class _Recipe:
             stage=PROMPT_TUNED if config.num_prompts else PRETRAINED,
             num_prompts=config.num_prompts,
             num_epochs=pretrained.training.num_epochs + result.num_epochs,
+            recipe=config.to_dict(),
             validation=result.validation,
         )
         return dataclasses.replace(pretrained, training=state)
@@ -197,6 +203,15 @@ def _check_trainable(split: Split) -> None:
         raise DataError("no user has enough items to train on; expected at least 4 (2 are held out), or 2 of 2")
     if not (split.validation != NOT_EVALUATED).any():
         raise DataError("no user has the 3 items that validation needs; expected longer histories")
+
+
+def _check_pretrained(path: Path, found: Checkpoint, config: TrainingConfig, interactions: Interactions) -> None:
+    if found.training.stage != PRETRAINED:
+        raise ConfigError(f"{path} was prompt-tuned already; expected the pretrained.pt of a run")
+    if found.decoder.config != config.model:
+        raise ConfigError(f"{path} has {found.decoder.config}; expected the recipe's {config.model}")
+    if found.training.data_sha256 != interactions.digest():
+        raise DataError(f"{path} was trained on {found.training.data}, on other interactions than those given")
 
 
 def _examples(split: Split) -> tuple[tuple[int, Int64Array], ...]:

@@ -6,15 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from toy_model import ByHand, ToyModel, ranking, recall_by_hand
+from toy_model import ByHand, ToyModel, fuse_by_hand, ranking, recall_by_hand
 
 from recgpt.backends.eager import EagerBackend
 from recgpt.config import ModelConfig
 from recgpt.data.ids import IdMap
 from recgpt.data.interactions import Interactions
-from recgpt.data.split import Split, leave_one_out
+from recgpt.data.split import Split, leave_last_out, leave_one_out
 from recgpt.errors import DataError, QuotaError
-from recgpt.evaluation import evaluate, evaluate_popularity, summarise
+from recgpt.evaluation import evaluate, evaluate_lists, evaluate_popularity, popularity_ranks, summarise
+from recgpt.horizon import summarise_horizon
 from recgpt.model.decoder import Decoder
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.recaller import Recaller
@@ -127,6 +128,43 @@ def rank_in(answer: ByHand, target: int, left_out: dict[int, float]) -> int:
     return max(p for p in range(10) if answer.steps[p] == step and answer.scores[p] == score) + 1
 
 
+@pytest.mark.parametrize("merge", ["probability", "reciprocal_rank"])
+def test_a_tie_in_a_fusion_is_lost_also_across_the_end_of_the_list(merge: str) -> None:
+    # Vectors this short are often equal, and only then do both steps' scores tie.
+    model = ToyModel(seed=7, num_items=NUM_ITEMS, num_users=NUM_USERS, max_length=8, size=2)
+    quotas, num_across = (6, 4), 0
+    for seed in range(6):
+        split = random_split(seed)
+        expected = []
+        for user, target in enumerate(split.test.tolist()):
+            if target:
+                history = split.history("test")[user].tolist()
+                everything = fused_catalogue(model, user + 1, history, merge, quotas)
+                places = [place for place, (row, _, _) in enumerate(everything) if row == target]
+                # Last among the items of the same score and step.
+                last = [
+                    1 + max(p for p, x in enumerate(everything) if x[1:] == everything[place][1:]) for place in places
+                ]
+                expected.append(last[0] if last and last[0] <= 10 else 0)
+                num_across += bool(places and places[0] < 10 < last[0])
+        assert evaluate_lists(model.recaller(), split, quotas=quotas, merge=merge).ranks.tolist() == expected
+    assert num_across > 0, "the data of this test holds such ties"
+
+
+def fused_catalogue(
+    model: ToyModel, user: int, history: list[int], merge: str, quotas: tuple[int, int]
+) -> list[tuple[int, float, int]]:
+    """All unseen items by the fusion of two steps."""
+    sequence = [(row, 0) for row in history][-(model.spec.max_length - 1) :]
+    rankings = []
+    for _ in quotas:
+        rankings.append(
+            [pair for pair in ranking(model.items, model.interest(user, sequence)) if pair[0] not in history]
+        )
+        sequence = [*sequence, (rankings[-1][0][0], 1)]
+    return fuse_by_hand(merge, rankings, quotas)
+
+
 def test_a_real_model_without_ties_equals_brute_force() -> None:
     import torch
 
@@ -194,6 +232,68 @@ def test_nobody_to_evaluate_is_an_error_and_not_a_number() -> None:
         evaluate(toy().recaller(), split)
     with pytest.raises(DataError, match="at least 3 items"):
         evaluate_popularity(toy().recaller(), split)
+
+
+def horizon_split(seed: int = 0) -> Split:
+    rng = np.random.default_rng(seed)
+    sequences = tuple(rng.integers(1, NUM_ITEMS + 1, rng.integers(1, 13)) for _ in range(NUM_USERS))
+    users, items = IdMap(range(1, NUM_USERS + 1)), IdMap(range(1, NUM_ITEMS + 1))
+    interactions = Interactions(user_ids=users, item_ids=items, sequences=sequences)
+    return leave_last_out(interactions, num_targets=3)
+
+
+def test_each_target_of_a_horizon_has_its_own_rank_in_the_one_list() -> None:
+    model = toy()
+    num_repeats = 0
+    for seed in range(4):
+        split = horizon_split(seed)
+        lists = evaluate_lists(model.recaller(), split, quotas=(20,))
+        assert lists.user_rows.tolist() == [u for u, target in enumerate(split.test.tolist(), 1) if target]
+        scores = toy_scores(model, split, "test")
+        for place, user in enumerate(lists.user_rows.tolist()):
+            targets = split.horizon[user - 1].tolist()
+            for number, target in enumerate(targets):
+                alone = np.zeros(NUM_USERS, dtype=np.int64)
+                alone[user - 1] = target
+                one = Split(train=split.train, validation=split.validation, horizon=alone[:, None])
+                rank = int(worst_ranks(scores, one, "test")[0])
+                repeated = target in targets[:number]
+                num_repeats += repeated
+                assert lists.target_ranks[place, number] == (-1 if repeated else rank if rank <= 20 else 0)
+    assert num_repeats > 0
+
+
+def test_lists_are_those_that_recall_gives() -> None:
+    model, split = toy(), horizon_split()
+    recaller = model.recaller()
+    lists = evaluate_lists(recaller, split, quotas=(6, 4), merge="reciprocal_rank", batch_size=4)
+    for place, user in enumerate(lists.user_rows.tolist()):
+        history = [10 * row for row in split.history("test")[user - 1].tolist()]
+        answer = recaller.recall(history, user_id=100 * user, k=10, quotas=(6, 4), merge="reciprocal_rank")
+        assert [10 * row for row in lists.item_rows[place].tolist()] == list(answer.item_ids)
+        assert lists.steps[place].tolist() == answer.steps.tolist()
+
+
+def test_metrics_follow_from_the_ranks_at_any_cut_off() -> None:
+    recaller, split = toy().recaller(), random_split()
+    ranks = evaluate_lists(recaller, split, quotas=(25,)).ranks
+    found = evaluate(recaller, split, quotas=(25,), cutoffs=(3, 20))
+    assert found == summarise(ranks, (3, 20))
+    assert set(found) == {"hr@3", "hr@20", "ndcg@3", "ndcg@20"}
+    assert summarise(popularity_ranks(recaller, split)) == evaluate_popularity(recaller, split)
+
+
+def test_a_horizon_is_summarised_beside_the_list_of_one_step() -> None:
+    recaller, split = toy().recaller(), horizon_split()
+    one, two = (evaluate_lists(recaller, split, quotas=quotas) for quotas in ((10,), (6, 4)))
+    found = summarise_horizon(two, one, recaller, num_interests=2, cutoffs=(5, 10))
+    assert 0 < found["recall@5"] <= found["recall@10"] < 1
+    assert sum(found["new_items_by_step"]) == found["coverage"] * NUM_ITEMS
+    pairs = list(zip(two.item_rows.tolist(), one.item_rows.tolist(), strict=True))
+    assert found["outside_one_step"] == pytest.approx(np.mean([len(set(a) - set(b)) / 10 for a, b in pairs]))
+    alone = summarise_horizon(one, one, recaller, num_interests=1, cutoffs=(10,))
+    assert (alone["outside_one_step"], alone["coverage"]) == (0.0, len(np.unique(one.item_rows)) / NUM_ITEMS)
+    assert 0 < alone["intra_list_distance"] < 2
 
 
 def test_summary_of_ranks_by_hand() -> None:

@@ -15,10 +15,10 @@ ROOT = Path(recgpt.__file__).parent
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.errors",),
     ("recgpt.config", "recgpt.types", "recgpt.extras", "recgpt.files", "recgpt.training_state", "recgpt.store_state"),
-    ("recgpt.signature", "recgpt.metrics", "recgpt.data"),
+    ("recgpt.signature", "recgpt.metrics", "recgpt.list_metrics", "recgpt.data"),
     ("recgpt.backends.base", "recgpt.backends.tensors", "recgpt.recall.index", "recgpt.model"),
     ("recgpt.recall",),
-    ("recgpt.evaluation", "recgpt.training", "recgpt.graphs"),
+    ("recgpt.evaluation", "recgpt.horizon", "recgpt.training", "recgpt.graphs"),
     ("recgpt.backends", "recgpt.bundle", "recgpt.serving", "recgpt.eager"),
     (
         "recgpt.live",
@@ -49,6 +49,7 @@ HOMES = {
     "pytriton": ("recgpt.serving",),
     "matplotlib": ("recgpt.bench",),
     "pyarrow": ("recgpt.data",),
+    "scipy": ("recgpt.bench",),
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recgpt.metrics import hit_rate_at_k, ndcg_at_k, target_rank
+from recgpt.metrics import gains_at_k, hit_rate_at_k, hits_at_k, ndcg_at_k, set_recall_at_k, target_rank
 
 
 def test_hit_rate_counts_ranks_up_to_k() -> None:
@@ -18,6 +18,24 @@ def test_ndcg_by_hand() -> None:
     ranks = np.array([1, 2, 3, 4, 0], dtype=np.int64)
     assert ndcg_at_k(ranks, 3) == pytest.approx((1 + 0.6309297536 + 0.5) / 5)
     assert ndcg_at_k(ranks, 1) == pytest.approx(1 / 5)
+
+
+def test_metrics_are_means_of_what_each_user_gets() -> None:
+    ranks = np.array([[1, 3], [0, 4]], dtype=np.int64)
+    assert hits_at_k(ranks, 3).tolist() == [[1, 1], [0, 0]]
+    assert gains_at_k(ranks, 3).tolist() == [[1, 0.5], [0, 0]]
+
+
+def test_set_recall_by_hand() -> None:
+    # Two of three; none of three; one of the two distinct ones; the only one.
+    ranks = np.array([[1, 0, 10], [11, 0, 0], [4, -1, 12], [-1, 2, -1]], dtype=np.int64)
+    assert set_recall_at_k(ranks, 10) == pytest.approx((2 / 3 + 0 + 1 / 2 + 1) / 4)
+    assert set_recall_at_k(ranks, 1) == pytest.approx((1 / 3) / 4)
+
+
+def test_set_recall_of_one_target_is_the_hit_rate() -> None:
+    ranks = np.array([1, 5, 0, 12], dtype=np.int64)
+    assert set_recall_at_k(ranks[:, None], 10) == hit_rate_at_k(ranks, 10) == 0.5
 
 
 def place(target: int, scores: list[float], steps: list[int]) -> int:

@@ -76,7 +76,7 @@ def test_a_decoder_agrees_with_itself(decoder):
     ("weight", "tensor"),
     [
         ("final_norm.bias", "interest"),
-        ("position_embedding.weight", "prefill/"),
+        ("blocks.0.distance_bias.weight", "prefill/"),
         ("blocks.1.key_value.bias", "present_key_values"),
     ],
 )

@@ -3,11 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny_model import random_checkpoint
 
 from recgpt.config import ModelConfig
+from recgpt.data.interactions import Interactions
+from recgpt.data.split import leave_one_out
+from recgpt.eager import eager_recaller
+from recgpt.evaluation import evaluate_lists
 from recgpt.model.decoder import Decoder
 from recgpt.training.batches import collate_evaluation, evaluation_examples
-from recgpt.training.ranking import recalled_ranks, target_ranks
+from recgpt.training.ranking import held_out_ranks, recalled_ranks, target_ranks
 
 
 def rank_by_brute_force(scores, target, seen):
@@ -91,3 +96,22 @@ def test_a_list_longer_than_the_catalogue_holds_the_whole_catalogue():
     decoder = Decoder(ModelConfig(max_length=4, hidden_size=8, ffn_size=8), num_items=3, num_users=1).eval()
     examples = evaluation_examples([np.array([1])], np.array([2]), 3)
     assert recalled_ranks(decoder, collate_evaluation(examples), (9, 1)).item() in (1, 2)
+
+
+@pytest.mark.parametrize("filter_seen", [True, False])
+@pytest.mark.parametrize("stage", ["validation", "test"])
+def test_held_out_ranks_equal_those_of_the_lists_that_recall_serves(stage, filter_seen):
+    checkpoint = random_checkpoint()
+    rng = np.random.default_rng(0)
+    lengths = (30, 1, 3, 12, 2, 7, 25, 4, 19, 20)
+    sequences = tuple(rng.integers(1, checkpoint.decoder.num_items + 1, length) for length in lengths)
+    interactions = Interactions(user_ids=checkpoint.user_ids, item_ids=checkpoint.item_ids, sequences=sequences)
+    split = leave_one_out(interactions)
+    with eager_recaller(checkpoint) as recaller:
+        for quotas in ((100,), (60, 40), (30, 30, 40)):
+            lists = evaluate_lists(recaller, split, stage=stage, quotas=quotas, filter_seen=filter_seen)
+            ranks = held_out_ranks(
+                checkpoint.decoder, split, quotas, stage=stage, filter_seen=filter_seen, batch_size=3
+            )
+            assert ranks.tolist() == lists.ranks.tolist()
+            assert ranks.max() > 0

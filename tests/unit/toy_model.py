@@ -6,6 +6,7 @@ give, written with sorted lists and no cleverness.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -167,17 +168,37 @@ def recall_by_hand(model: ToyModel, catalogue: Catalogue, request: RecallRequest
     seen = {row for row, _ in known} if request.filter_seen else set()
     sequence = known[-(model.spec.max_length - (len(quotas) - 1)) :]
     generated: set[int] = set()
+    rankings: list[list[tuple[int, float]]] = []
     for step, quota in enumerate(quotas, start=1):
         ranked = ranking(model.items, model.interest(user, sequence))
-        new = [pair for pair in ranked if pair[0] not in seen and item_ids[pair[0] - 1] not in answer.item_ids]
-        for row, score in new[:quota]:
+        rankings.append([pair for pair in ranked if pair[0] not in seen])
+        new = [pair for pair in rankings[-1] if item_ids[pair[0] - 1] not in answer.item_ids]
+        for row, score in new[:quota] if request.merge == "quotas" else []:
             _add(answer, item_ids[row - 1], score, step)
         best = next(row for row, _ in ranked if row not in seen and row not in generated)
         generated.add(best)
         if step < len(quotas):
             answer.generated_ids.append(item_ids[best - 1])
             sequence = [*sequence, (best, 1)]
+    if request.merge != "quotas":
+        for row, score, step in fuse_by_hand(request.merge, rankings, quotas)[: request.k]:
+            _add(answer, item_ids[row - 1], score, step)
     return answer
+
+
+def fuse_by_hand(
+    merge: str, rankings: Sequence[Sequence[tuple[int, float]]], quotas: Sequence[int]
+) -> list[tuple[int, float, int]]:
+    """Row, weighted sum and step of all unseen items, best first; the toy catalogue is smaller than a fusion's pool."""
+    parts: dict[int, list[float]] = {row: [] for row, _ in rankings[0]}
+    for ranked, quota in zip(rankings, quotas, strict=True):
+        total = sum(math.exp(score) for _, score in ranked)
+        for row, score in ranked:
+            rank = 1 + sum(other > score for _, other in ranked)
+            part = math.exp(score) / total if merge == "probability" else 1 / (60 + rank)
+            parts[row].append(quota / sum(quotas) * part)
+    fused = [(row, float(np.float32(sum(given))), 1 + given.index(max(given))) for row, given in parts.items()]
+    return sorted(fused, key=lambda item: (-item[1], item[2], item[0]))
 
 
 def _add(answer: ByHand, item: ItemId, score: float, step: int) -> None:

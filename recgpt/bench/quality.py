@@ -1,0 +1,211 @@
+"""Everything a quality report says of one data set, from the ranks of its held-out targets.
+
+Models are trained and chosen on validation targets alone; test targets are looked at here, once per finished model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from recgpt.bench.quality_export import measure_exported
+from recgpt.bench.quality_runs import QualityRuns
+from recgpt.bench.significance import compare_ranks
+from recgpt.data.split import Split, Stage
+from recgpt.eager import eager_recaller
+from recgpt.evaluation import Metrics, popularity_ranks, summarise
+from recgpt.model.checkpoint import Checkpoint
+from recgpt.recall.merge import default_quotas
+from recgpt.training.ranking import held_out_ranks
+from recgpt.types import Int64Array
+
+K = 10
+ONE_STEP = (K,)
+TWO_STEPS = default_quotas(K, prompt_tuned=True)
+QUOTAS = ((10,), (9, 1), (8, 2), (7, 3), (6, 4), (5, 5))
+NUM_PROMPTS = (0, 1, 2, 3, 4, 5, 6)
+
+RECGPT, RECGPT_1, PRETRAIN, NO_PROMPTS = "recgpt", "recgpt_1", "pretrain", "no_prompt_finetune"
+VARIANT_1, BCE, POP = "variant_1", "sasrec_bce", "pop"
+
+# What is better than what, if the differences say so.
+CLAIMS = (
+    (RECGPT, RECGPT_1),
+    (RECGPT, NO_PROMPTS),
+    (RECGPT, PRETRAIN),
+    (RECGPT_1, NO_PROMPTS),
+    (NO_PROMPTS, PRETRAIN),
+    (VARIANT_1, PRETRAIN),
+    (RECGPT, BCE),
+)
+
+STAGES: tuple[Stage, Stage] = ("test", "validation")
+
+Statistic = Callable[[Sequence[float]], float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Ranks of the held-out targets of one stage, by system, one array a seed."""
+
+    ranks: dict[str, list[Int64Array]] = field(default_factory=dict)
+
+    def add(self, system: str, ranks: Int64Array) -> None:
+        """One more seed of a system."""
+        self.ranks.setdefault(system, []).append(ranks)
+
+    def means(self) -> dict[str, Metrics]:
+        """Over the seeds."""
+        return {name: _over_seeds(seeds, np.mean) for name, seeds in self.ranks.items()}
+
+    def deviations(self) -> dict[str, Metrics]:
+        """Standard deviations over the seeds (n - 1), of the systems that have several."""
+        return {name: _over_seeds(seeds, _deviation) for name, seeds in self.ranks.items() if len(seeds) > 1}
+
+    def by_seed(self) -> dict[str, list[Metrics]]:
+        """What the means are made of."""
+        return {name: [summarise(ranks) for ranks in seeds] for name, seeds in self.ranks.items()}
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        """Each claim's difference, paired over users."""
+        rows = []
+        for system, baseline in CLAIMS:
+            if system in self.ranks and baseline in self.ranks:
+                found = compare_ranks(np.stack(self.ranks[system]), np.stack(self.ranks[baseline]))
+                metrics = {metric: dataclasses.asdict(difference) for metric, difference in found.items()}
+                rows.append({"system": system, "baseline": baseline, **metrics})
+        return rows
+
+
+def measure_runs(
+    runs: QualityRuns, split: Split, *, seeds: Sequence[int], sweep_seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The whole report of a data set, training what is not trained yet.
+
+    Args:
+        runs: gives the models.
+        split: of the same data.
+        seeds: of the headline and of the quotas; means and deviations are over them.
+        sweep_seeds: of the numbers of prompts.
+    """
+    measured, validated = (_measure_systems(runs, split, seeds, stage) for stage in STAGES)
+    tuned = [runs.tuned(seed, runs.recipe.num_prompts) for seed in seeds]
+    return {
+        "metrics": measured.means(),
+        "deviations": measured.deviations(),
+        "by_seed": measured.by_seed(),
+        "validation": validated.means(),
+        "significance": measured.comparisons(),
+        "seeds": list(seeds),
+        "num_prompts": runs.recipe.num_prompts,
+        "num_epochs": {
+            PRETRAIN: [runs.pretrained(seed).training.num_epochs for seed in seeds],
+            RECGPT: [checkpoint.training.num_epochs for checkpoint in tuned],
+        },
+        "prompts": _sweep_prompts(runs, split, sweep_seeds),
+        "sweep_seeds": list(sweep_seeds),
+        **_measure_tuned(tuned, split),
+        "config": runs.recipe.to_dict(),
+        "baseline_config": runs.baseline.to_dict(),
+    }
+
+
+def measure_checkpoint(checkpoint: Checkpoint, split: Split) -> dict[str, Any]:
+    """What can be said of one finished model."""
+    measured = Measured()
+    for name, quotas in ((RECGPT, TWO_STEPS), (RECGPT_1, ONE_STEP)):
+        measured.add(name, _ranks(checkpoint, split, quotas, "test"))
+    measured.add(POP, popularity_ranks(eager_recaller(checkpoint), split))
+    return {
+        "metrics": measured.means(),
+        "significance": measured.comparisons(),
+        "seeds": [checkpoint.training.seed],
+        "num_prompts": checkpoint.training.num_prompts,
+        **_measure_tuned([checkpoint], split),
+    }
+
+
+def _measure_tuned(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str, Any]:
+    """What follows from tuned models alone; the first is exported."""
+    return {
+        "unmasked": _measure_unmasked(checkpoints, split),
+        "quotas_sweep": _sweep_quotas(checkpoints, split),
+        "exported": measure_exported(checkpoints[0], split, (TWO_STEPS, ONE_STEP)),
+    }
+
+
+def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int], stage: Stage) -> Measured:
+    """The headline: RecGPT in two steps and in one, and what leaves out one idea or the other.
+
+    ``variant_1`` is the paper's Table 3: two steps of a model that was only pre-trained.
+    """
+    measured = Measured()
+    for seed in seeds:
+        tuned, pretrained = runs.tuned(seed, runs.recipe.num_prompts), runs.pretrained(seed)
+        measured.add(RECGPT, _ranks(tuned, split, TWO_STEPS, stage))
+        measured.add(RECGPT_1, _ranks(tuned, split, ONE_STEP, stage))
+        measured.add(NO_PROMPTS, _ranks(runs.tuned(seed, 0), split, ONE_STEP, stage))
+        measured.add(PRETRAIN, _ranks(pretrained, split, ONE_STEP, stage))
+        measured.add(VARIANT_1, _ranks(pretrained, split, TWO_STEPS, stage))
+    baseline = runs.sasrec_bce(seeds[0])
+    measured.add(BCE, _ranks(baseline, split, ONE_STEP, stage))
+    measured.add(POP, popularity_ranks(eager_recaller(baseline), split, stage=stage))
+    return measured
+
+
+def _sweep_prompts(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Figure 4 of the paper: K prompts an item, two steps (one for K = 0, as nothing was learnt of a second)."""
+    rows = []
+    for num_prompts in NUM_PROMPTS:
+        quotas = TWO_STEPS if num_prompts else ONE_STEP
+        tuned = [runs.tuned(seed, num_prompts) for seed in seeds]
+        rows.append(
+            {
+                "num_prompts": num_prompts,
+                "num_epochs": [checkpoint.training.num_epochs for checkpoint in tuned],
+                **_both_stages(tuned, split, quotas),
+            }
+        )
+    return rows
+
+
+def _sweep_quotas(checkpoints: Sequence[Checkpoint], split: Split) -> list[dict[str, Any]]:
+    """Figures 5 and 6 of the paper: (m, n) from (10, 0) to (5, 5), one checkpoint a seed."""
+    return [{"quotas": list(quotas), **_both_stages(checkpoints, split, quotas)} for quotas in QUOTAS]
+
+
+def _measure_unmasked(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str, Metrics]:
+    """The same test without the seen filter, in one step and in two."""
+    measured = Measured()
+    for checkpoint in checkpoints:
+        for name, quotas in ((RECGPT, TWO_STEPS), (RECGPT_1, ONE_STEP)):
+            measured.add(name, held_out_ranks(checkpoint.decoder, split, quotas, filter_seen=False))
+    return measured.means()
+
+
+def _over_seeds(seeds: Sequence[Int64Array], statistic: Statistic) -> Metrics:
+    """A statistic of each metric over seeds, one array of ranks each."""
+    metrics = [summarise(ranks) for ranks in seeds]
+    return {name: float(statistic([one[name] for one in metrics])) for name in metrics[0]}
+
+
+def _both_stages(checkpoints: Sequence[Checkpoint], split: Split, quotas: Sequence[int]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for stage in STAGES:
+        seeds = [_ranks(checkpoint, split, quotas, stage) for checkpoint in checkpoints]
+        found[stage] = {"mean": _over_seeds(seeds, np.mean)}
+        if len(seeds) > 1:
+            found[stage]["deviation"] = _over_seeds(seeds, _deviation)
+    return found
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return float(np.std(values, ddof=1))
+
+
+def _ranks(checkpoint: Checkpoint, split: Split, quotas: Sequence[int], stage: Stage) -> Int64Array:
+    return held_out_ranks(checkpoint.decoder, split, quotas, stage=stage)

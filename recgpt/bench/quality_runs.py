@@ -1,0 +1,64 @@
+"""The models behind a quality report: a run folder for each variant and seed, trained once, resumed when cut off."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from recgpt.config import StageConfig, TrainingConfig
+from recgpt.data.interactions import Interactions
+from recgpt.model.checkpoint import Checkpoint, load_checkpoint
+from recgpt.training.trainer import train
+
+
+class QualityRuns:
+    """Trains what is asked for, or finds it trained.
+
+    FOLDER/seed_S/pretrain       stage 1
+    FOLDER/seed_S/prompts_K      stage 2 from there with K prompts an item, 0 for none
+    FOLDER/seed_S/sasrec_bce     the baseline
+
+    Args:
+        interactions: the data.
+        recipe: of RecGPT; the seed and the number of prompts are set for each run.
+        baseline: recipe of SASRec with binary cross entropy.
+        folder: FOLDER.
+        data_name: what to call the data.
+    """
+
+    def __init__(
+        self,
+        interactions: Interactions,
+        recipe: TrainingConfig,
+        baseline: TrainingConfig,
+        folder: Path,
+        *,
+        data_name: str,
+    ) -> None:
+        self._interactions = interactions
+        self.recipe = recipe
+        self.baseline = baseline
+        self._folder = folder
+        self._data_name = data_name
+
+    def pretrained(self, seed: int) -> Checkpoint:
+        """After stage 1."""
+        return load_checkpoint(self._pretrained(seed))
+
+    def tuned(self, seed: int, num_prompts: int) -> Checkpoint:
+        """After stage 2; the pre-trained model where tuning never was better on validation."""
+        config = dataclasses.replace(self.recipe, seed=seed, num_prompts=num_prompts)
+        return load_checkpoint(self._train(config, f"prompts_{num_prompts}", pretrained=self._pretrained(seed)))
+
+    def sasrec_bce(self, seed: int) -> Checkpoint:
+        """The baseline."""
+        return load_checkpoint(self._train(dataclasses.replace(self.baseline, seed=seed), "sasrec_bce"))
+
+    def _pretrained(self, seed: int) -> Path:
+        config = dataclasses.replace(self.recipe, seed=seed, num_prompts=0, tune=StageConfig(max_epochs=0))
+        return self._train(config, "pretrain")
+
+    def _train(self, config: TrainingConfig, name: str, pretrained: Path | None = None) -> Path:
+        out = self._folder / f"seed_{config.seed}" / name
+        print(out, flush=True)
+        return train(self._interactions, config, out, data_name=self._data_name, pretrained=pretrained)

@@ -1,0 +1,102 @@
+"""The model card that a bundle carries: what the model is, what it was trained on, how good it is, where it ends.
+
+Source of the form: Mitchell et al. 2019, "Model cards for model reporting", cut to what is known here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recgpt.backends.base import ModelSpec
+from recgpt.errors import DataError
+from recgpt.training_state import TrainingState
+
+METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
+
+_LIMITS = """\
+- It knows the users and items it was trained with. Unknown users get the shared user vector, unknown items are left out
+  of a history, and a history without any known item gets the most popular items; each answer says which applied.
+- Only the newest {window} tokens count, generated ones included; all of a history counts as seen.
+- The split is leave-one-out: what is held out of one user may lie before what others are trained on, so these numbers
+  are for comparing models on the same split and no forecast of clicks.
+- The data's own biases (who is in it, what was shown to them) are in the model; nothing was done about them.
+"""
+
+
+def render_card(
+    training: TrainingState, model: ModelSpec, *, num_interactions: int, version: int, evaluation: Mapping[str, Any]
+) -> str:
+    """Writes the card as Markdown.
+
+    Args:
+        training: what the model went through.
+        model: its sizes.
+        num_interactions: actions it was trained on.
+        version: of the bundle.
+        evaluation: what ``recgpt evaluate --json`` wrote, or nothing.
+    """
+    stage = "pre-trained and prompt-tuned" if training.is_prompt_tuned else "pre-trained"
+    sections = [
+        f"# RecGPT on {training.data}, version {version}",
+        (
+            "A small GPT over item ids that recalls items with several autoregressively generated interest vectors "
+            "(arXiv 2404.08675)."
+        ),
+        "## Data",
+        _table(
+            ("", ""),
+            [
+                ("name", training.data),
+                ("SHA-256 of its content", f"`{training.data_sha256}`" if training.data_sha256 else "not recorded"),
+                ("users", f"{model.num_users:,}"),
+                ("items", f"{model.num_items:,}"),
+                ("actions trained on", f"{num_interactions:,}"),
+            ],
+        ),
+        "## Recipe",
+        (
+            f"{stage}; {training.num_epochs} epochs in all, {training.num_prompts} generated prompts an item, "
+            f"seed {training.seed}."
+        ),
+        "```json\n" + json.dumps(training.recipe, indent=2) + "\n```" if training.recipe else "",
+        "## Quality",
+        "On the validation targets, by which the weights were chosen: "
+        + (", ".join(f"{name} {value:.4f}" for name, value in training.validation.items()) or "not recorded")
+        + ".",
+        _quality(evaluation),
+        "## Limits",
+        _LIMITS.format(window=model.max_length),
+    ]
+    return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
+
+
+def read_evaluation(path: Path, data_sha256: str) -> dict[str, Any]:
+    """Reads what ``recgpt evaluate --json`` wrote; DataError if it is something else, or about another model's data."""
+    try:
+        evaluation: dict[str, Any] = json.loads(path.read_text())
+        found = evaluation["training"]["data_sha256"]
+        _quality(evaluation)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: expected what recgpt evaluate --json writes: {error}") from error
+    if found != data_sha256:
+        raise DataError(f"{path} is the evaluation of a model of other data; evaluate the checkpoint that is exported")
+    return evaluation
+
+
+def _quality(evaluation: Mapping[str, Any]) -> str:
+    if not evaluation:
+        return "The test targets: not evaluated at the time of the export."
+    rows = [
+        (row["name"], ",".join(map(str, row["quotas"] or ())), *(f"{row[metric]:.4f}" for metric in METRICS))
+        for row in evaluation["rows"]
+    ]
+    table = _table(("model", "quotas", *METRICS), rows)
+    return f"On the test targets, full ranking, seen items left out, ties against the model:\n\n{table}"
+
+
+def _table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
