@@ -13,6 +13,7 @@ from recgpt.errors import ConfigError
 
 ACTIVATIONS = ("gelu", "relu")
 ATTENTION_SCALES = ("head", "model")
+SIMILARITIES = ("cosine", "inner_product")
 POSITIONS = ("relative", "absolute")
 SCHEDULES = ("constant", "linear")
 LOSSES = ("cross_entropy", "bce")
@@ -34,6 +35,8 @@ class ModelConfig:
             a learned vector for each position to the input (eq. 2 of the paper).
         attention_scale: ``head`` divides attention scores by sqrt(D/H), ``model`` by sqrt(D) as eq. 2 of the paper.
         dropout: on embeddings, attention and feed-forward outputs, while training.
+        similarity: of interests and items: ``cosine`` keeps both at unit length, ``inner_product`` (as the paper) none.
+        temperature: what cosines are divided by before the softmax of training; unused otherwise.
         tied: score items with the item table itself rather than with an output matrix of its own.
     """
 
@@ -46,6 +49,8 @@ class ModelConfig:
     position: str = "relative"
     attention_scale: str = "head"
     dropout: float = 0.4
+    similarity: str = "cosine"
+    temperature: float = 0.07
     tied: bool = True
 
     def __post_init__(self) -> None:
@@ -54,7 +59,9 @@ class ModelConfig:
             _check_range(self, name, 1, None)
         _check_range(self, "max_length", 2, None)
         _check_range(self, "dropout", 0.0, 0.95)
+        _check_range(self, "temperature", 1e-3, 10.0)
         _check_choice(self, "activation", ACTIVATIONS)
+        _check_choice(self, "similarity", SIMILARITIES)
         _check_choice(self, "position", POSITIONS)
         _check_choice(self, "attention_scale", ATTENTION_SCALES)
         if self.hidden_size % self.num_heads:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgpt.model.decoder import PADDING_ROW, Decoder
+from recgpt.model.decoder import Decoder
+from recgpt.model.item_table import PADDING_ROW
 from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
 from recgpt.types import PROMPT
 

@@ -12,10 +12,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from recgpt.config import ModelConfig
+from recgpt.model.item_table import PADDING_ROW, ItemTable
 
-PADDING_ROW = 0
 SHARED_USER_ROW = 0
 
 
@@ -88,7 +89,8 @@ class Decoder(nn.Module):
 
     Sequences are right-padded, so position 0 is always the oldest token and nothing ever shifts.
 
-    Source: eq. 2-3 of the paper (arXiv 2404.08675); pre-LN residual blocks and a final LayerNorm as in GPT-2.
+    Source: eq. 2-3 of the paper (arXiv 2404.08675); pre-LN residual blocks and a final LayerNorm as in GPT-2. With
+    cosine similarity, item vectors are unit vectors (at the input times one learned number) and so are interests.
 
     Args:
         config: architecture.
@@ -103,24 +105,29 @@ class Decoder(nn.Module):
         self.num_users = num_users
         width = config.hidden_size
         self.user_embedding = nn.Embedding(num_users + 1, width, padding_idx=SHARED_USER_ROW)
-        self.item_embedding = nn.Embedding(num_items + 1, width, padding_idx=PADDING_ROW)
+        self.is_cosine = config.similarity == "cosine"
+        self.item_embedding = ItemTable(num_items, width, unit=self.is_cosine)
+        self.item_scale = nn.Parameter(torch.ones(())) if self.is_cosine else None
         is_absolute = config.position == "absolute"
         self.position_embedding = nn.Embedding(config.max_length, width) if is_absolute else None
         self.segment_embedding = nn.Embedding(2, width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
         self.final_norm = nn.LayerNorm(width)
-        self.output = None if config.tied else nn.Embedding(num_items + 1, width, padding_idx=PADDING_ROW)
+        self.output = None if config.tied else ItemTable(num_items, width, unit=self.is_cosine)
         self._initialise()
 
     @property
     def item_matrix(self) -> Tensor:
         """(V + 1, D), the one matrix that training scores, generation and the item index share; row 0 is padding."""
-        return self.item_embedding.weight if self.output is None else self.output.weight
+        return self.item_embedding.vectors if self.output is None else self.output.vectors
 
     def embed(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """Input rows of the decoder (eq. 2): (B,), (B, S), (B, S), (B or 1, S) -> (B, S, D)."""
-        hidden: Tensor = self.item_embedding(item_rows) + self.user_embedding(user_rows).unsqueeze(1)
+        hidden: Tensor = self.item_embedding(item_rows)
+        if self.item_scale is not None:
+            hidden = hidden * self.item_scale
+        hidden = hidden + self.user_embedding(user_rows).unsqueeze(1)
         if self.position_embedding is not None:
             hidden = hidden + self.position_embedding(positions)
         hidden = hidden + self.segment_embedding(segments)
@@ -214,7 +221,7 @@ class Decoder(nn.Module):
 
     def _normalise(self, hidden: Tensor) -> Tensor:
         normalised: Tensor = self.final_norm(hidden)
-        return normalised
+        return functional.normalize(normalised, dim=-1) if self.is_cosine else normalised
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from recgpt.errors import ConfigError
-from recgpt.model.decoder import PADDING_ROW, Decoder
+from recgpt.model.decoder import Decoder
+from recgpt.model.item_table import PADDING_ROW
 from recgpt.types import BEHAVIOUR, PROMPT, Int64Array
 
 PromptedHistory = tuple[Int64Array, Int64Array]

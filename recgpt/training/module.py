@@ -85,6 +85,8 @@ class StageModule(pl.LightningModule):
         checkpoint[VALIDATION] = {name: float(metrics[name]) for name in self.METRICS}
 
     def _loss(self, interests: Tensor, targets: Tensor) -> Tensor:
+        if self.decoder.is_cosine:
+            interests = interests / self.decoder.config.temperature
         if self.stage.loss == "cross_entropy":
             return full_cross_entropy(interests, targets, self.decoder.item_matrix)
         negatives = sample_negatives(targets, self.stage.num_negatives, self.decoder.num_items)

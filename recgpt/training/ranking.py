@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from recgpt.data.split import NOT_EVALUATED, Split, Stage
-from recgpt.model.decoder import PADDING_ROW, Decoder
+from recgpt.model.decoder import Decoder
+from recgpt.model.item_table import PADDING_ROW
 from recgpt.training.batches import EvaluationBatch, collate_evaluation, evaluation_examples
 from recgpt.types import PROMPT, Int64Array
 

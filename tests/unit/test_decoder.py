@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
-from recgpt.config import POSITIONS, ModelConfig
+from recgpt.config import POSITIONS, SIMILARITIES, ModelConfig
 from recgpt.model.decoder import Decoder
 
 # Float32 sums in another order.
@@ -14,11 +16,12 @@ LENGTHS = (5, 2, 4)
 NUM_NEW = 3
 
 
-@pytest.fixture(params=POSITIONS)
+@pytest.fixture(params=itertools.product(POSITIONS, SIMILARITIES), ids="-".join)
 def decoder(request):
+    position, similarity = request.param
     torch.manual_seed(0)
     config = ModelConfig(
-        max_length=12, hidden_size=8, num_blocks=2, num_heads=2, ffn_size=16, position=request.param, dropout=0.0
+        max_length=12, hidden_size=8, num_blocks=2, num_heads=2, ffn_size=16, position=position, similarity=similarity
     )
     made = Decoder(config, num_items=40, num_users=4)
     with torch.no_grad():
@@ -71,3 +74,21 @@ def test_no_token_sees_a_later_one(decoder, sequences):
     torch.testing.assert_close(
         recompute(decoder, 1, items)[:-1], recompute(decoder, 1, changed)[:-1], rtol=0, atol=TOLERANCE
     )
+
+
+def test_unit_vectors_are_unit_vectors_also_after_loading_and_training_again():
+    torch.manual_seed(0)
+    config = ModelConfig(max_length=4, hidden_size=8, similarity="cosine")
+    made, other = (Decoder(config, num_items=40, num_users=4) for _ in range(2))
+    made.eval()
+    made.load_state_dict(other.state_dict())
+    directions = other.item_embedding.weight[1:] / other.item_embedding.weight[1:].norm(dim=1, keepdim=True)
+    for decoder in (made, made.train(), made.eval()):
+        torch.testing.assert_close(decoder.item_matrix[1:], directions, rtol=0, atol=TOLERANCE)
+        assert not decoder.item_matrix[0].any()
+
+
+def test_interests_of_cosine_similarity_are_unit_vectors(sequences):
+    torch.manual_seed(0)
+    made = Decoder(ModelConfig(max_length=12, hidden_size=8, similarity="cosine"), num_items=40, num_users=4).eval()
+    torch.testing.assert_close(recompute(made, 1, sequences[0]).norm(dim=1), torch.ones(len(sequences[0])))

@@ -170,11 +170,11 @@ def test_a_real_model_without_ties_equals_brute_force() -> None:
 
     torch.manual_seed(0)
     config = ModelConfig(max_length=8, hidden_size=8, num_heads=2, ffn_size=16, dropout=0.0)
-    decoder = Decoder(config, num_items=NUM_ITEMS, num_users=NUM_USERS).eval()
+    decoder = Decoder(config, num_items=NUM_ITEMS, num_users=NUM_USERS)
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.normal_(std=0.3)
-        matrix = decoder.item_matrix.numpy()
+        matrix = decoder.eval().item_matrix.numpy()
     split = random_split(2)
     scores = []
     for user, rows in enumerate(split.history("test"), start=1):

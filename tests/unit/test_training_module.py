@@ -17,9 +17,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 TOLERANCE = 1e-5
 
 
-def make_module(**stage):
+def make_module(similarity="cosine", **stage):
     torch.manual_seed(0)
-    config = ModelConfig(max_length=6, hidden_size=8, num_heads=2, ffn_size=16, dropout=0.0)
+    config = ModelConfig(
+        max_length=6, hidden_size=8, num_heads=2, ffn_size=16, dropout=0.0, similarity=similarity, temperature=0.2
+    )
     decoder = Decoder(config, num_items=30, num_users=5)
     for parameter in decoder.parameters():
         torch.nn.init.normal_(parameter)
@@ -31,8 +33,9 @@ def make_sequences():
     return [rng.integers(1, 31, length) for length in (2, 5, 3, 7, 2)]
 
 
-def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut():
-    module = make_module(user_dropout=0.0)
+@pytest.mark.parametrize(("similarity", "temperature"), [("cosine", 0.2), ("inner_product", 1.0)])
+def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut(similarity, temperature):
+    module = make_module(similarity, user_dropout=0.0)
     examples = plain_examples(make_sequences(), 6)
     losses = []
     for example in examples:
@@ -41,7 +44,7 @@ def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut():
             torch.from_numpy(example.item_rows)[None],
             torch.from_numpy(example.segments)[None],
         )[0]
-        scores = hidden @ module.decoder.item_matrix[1:].T
+        scores = hidden @ module.decoder.item_matrix[1:].T / temperature
         losses.append(functional.cross_entropy(scores, torch.from_numpy(example.targets) - 1, reduction="none"))
     loss = module.training_step(collate_training(examples), 0)
     assert loss.item() == pytest.approx(torch.cat(losses).mean().item(), abs=TOLERANCE)
