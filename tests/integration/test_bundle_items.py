@@ -39,7 +39,7 @@ def engine(publisher: Publisher) -> Iterator[Engine]:
 
 
 def matrix(export: Export) -> np.ndarray:
-    return export.checkpoint.decoder.item_embedding.weight.detach().numpy()[1:]
+    return export.checkpoint.decoder.item_matrix.detach().numpy()[1:]
 
 
 def interest_of(export: Export, history: Sequence[str]) -> np.ndarray:
