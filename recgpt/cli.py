@@ -25,6 +25,9 @@ DataFile = Annotated[Path, typer.Option("--data", help="Sequence file (.txt, .xz
 UserColumn = Annotated[str | None, typer.Option("--user-column", help="Raw logs: the column of user ids.")]
 ItemColumn = Annotated[str | None, typer.Option("--item-column", help="Raw logs: the column of item ids.")]
 TimeColumn = Annotated[str | None, typer.Option("--time-column", help="Raw logs: the column of timestamps.")]
+ClickedColumn = Annotated[
+    str | None, typer.Option("--clicked-column", help="Raw logs of what was shown: the column of 1 = clicked, 0 = not.")
+]
 MinCount = Annotated[int, typer.Option(help="Raw logs: keep users and items with at least this many interactions.")]
 
 
@@ -38,6 +41,7 @@ def train(
     user_column: UserColumn = None,
     item_column: ItemColumn = None,
     time_column: TimeColumn = None,
+    clicked_column: ClickedColumn = None,
     min_count: MinCount = 5,
 ) -> None:
     """Pre-trains and prompt-tunes a model; writes OUT/ckpt.pt."""
@@ -46,7 +50,7 @@ def train(
 
     recipe = load_training_config(preset, config)
     interactions = load_interactions(
-        data, user=user_column, item=item_column, timestamp=time_column, min_count=min_count
+        data, user=user_column, item=item_column, timestamp=time_column, clicked=clicked_column, min_count=min_count
     )
     console.print(
         f"{data}: {interactions.num_users:,} users, {interactions.num_items:,} items, "
@@ -70,6 +74,7 @@ def evaluate(
     user_column: UserColumn = None,
     item_column: ItemColumn = None,
     time_column: TimeColumn = None,
+    clicked_column: ClickedColumn = None,
     min_count: MinCount = 5,
 ) -> None:
     """Hit rate and NDCG on the test split: full ranking, seen items left out, ties against the model."""
@@ -80,7 +85,7 @@ def evaluate(
     rows = [(10,), *(_parse_quotas(text) for text in quotas or ("9,1", "8,2"))]
     loaded = load_checkpoint(checkpoint)
     interactions = load_interactions(
-        data, user=user_column, item=item_column, timestamp=time_column, min_count=min_count
+        data, user=user_column, item=item_column, timestamp=time_column, clicked=clicked_column, min_count=min_count
     )
     report = evaluate_checkpoint(loaded, interactions, rows, console=console)
     if json_out is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from recgpt.errors import ConfigError
+from recgpt.training_state import GENERATED, PROMPTS
 
 ACTIVATIONS = ("gelu", "relu")
 ATTENTION_SCALES = ("head", "model")
@@ -114,18 +115,23 @@ class TrainingConfig:
         model: architecture.
         pretrain: stage 1, next-item prediction on plain histories.
         tune: stage 2, the same on prompt-enhanced histories (Algorithm 1 of the paper).
-        num_prompts: K, generated items before each real item in stage 2; 0 tunes on plain histories.
+        prompts: what stage 2 puts between the real items: ``generated`` items, or, where the data tells them, the
+            unclicked ones of real ``feedback``.
+        num_prompts: K, generated items before each real item in stage 2, or the most unclicked ones, the newest; 0
+            tunes on plain histories.
         seed: of every random choice.
     """
 
     model: ModelConfig = field(default_factory=ModelConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
     tune: StageConfig = field(default_factory=StageConfig)
+    prompts: str = GENERATED
     num_prompts: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _check_choice(self, "prompts", PROMPTS)
         _check_range(self, "num_prompts", 0, 20)
         _check_range(self, "seed", 0, 2**31 - 1)
         if self.pretrain.max_epochs == 0:

@@ -15,7 +15,7 @@ from recgpt.data.split import Split, Stage
 from recgpt.errors import DataError, QuotaError, ShortfallError
 from recgpt.metrics import NO_TARGET, NOT_FOUND, hit_rate_at_k, ndcg_at_k, target_rank
 from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
-from recgpt.types import Candidates, Int64Array, ItemId, RecallRequest
+from recgpt.types import BEHAVIOUR, Candidates, Int64Array, ItemId, PromptedHistory, RecallRequest
 
 CUTOFFS = (5, 10)
 
@@ -56,6 +56,7 @@ def evaluate_lists(
     quotas: Sequence[int] = (10,),
     merge: str = "quotas",
     filter_seen: bool = True,
+    max_unclicked: int = 0,
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> UserLists:
@@ -67,15 +68,18 @@ def evaluate_lists(
         stage: ``test`` or ``validation``.
         quotas: items from each step; their sum is k. One quota is the paper's RecGPT_1.
         merge: as in RecallRequest.
-        filter_seen: leave items of the history out of the lists (the usual protocol; Yelp's repeats are then misses).
+        filter_seen: leave behaviours of the history out of the lists (the usual protocol; Yelp's repeats are then
+            misses). What was only shown stays a candidate, for models that know of it and models that do not.
+        max_unclicked: the most items that were shown and not clicked to send between two behaviours, as prompts:
+            ``TrainingState.max_unclicked`` of the model.
         batch_size: users a call.
         progress: called after each batch.
 
     Raises:
-        DataError: nobody has enough items to be evaluated.
+        DataError: nobody has enough items to be evaluated, or unclicked items are to be sent and the data has none.
         ShortfallError: the catalogue has fewer than k unseen items for somebody.
     """
-    targets, histories = split.targets(stage), split.history(stage)
+    targets, histories = split.targets(stage), _histories(split, stage, max_unclicked)
     users = _evaluated(targets)
     found = UserLists(
         user_rows=users + 1,
@@ -110,6 +114,7 @@ def evaluate(
     merge: str = "quotas",
     filter_seen: bool = True,
     cutoffs: Sequence[int] = CUTOFFS,
+    max_unclicked: int = 0,
     batch_size: int = 512,
     progress: Progress | None = None,
 ) -> Metrics:
@@ -123,6 +128,7 @@ def evaluate(
         merge: as in RecallRequest.
         filter_seen: as in ``evaluate_lists``.
         cutoffs: of the metrics.
+        max_unclicked: as in ``evaluate_lists``.
         batch_size: users a call.
         progress: called after each batch.
 
@@ -131,7 +137,7 @@ def evaluate(
 
     Raises:
         QuotaError: the quotas give fewer items than the largest cut-off.
-        DataError: nobody has enough items to be evaluated.
+        DataError: nobody has enough items to be evaluated, or unclicked items are to be sent and the data has none.
     """
     if sum(quotas) < max(cutoffs):
         raise QuotaError(
@@ -144,6 +150,7 @@ def evaluate(
         quotas=quotas,
         merge=merge,
         filter_seen=filter_seen,
+        max_unclicked=max_unclicked,
         batch_size=batch_size,
         progress=progress,
     )
@@ -224,13 +231,21 @@ def _tie_is_cut_off(recaller: Recaller, request: RecallRequest, answer: Candidat
     return bool(longer.steps[rank] == step and longer.scores[rank - 1] == longer.scores[rank])
 
 
+def _histories(split: Split, stage: Stage, max_unclicked: int) -> Sequence[PromptedHistory]:
+    if max_unclicked:
+        return split.history_with_unclicked(stage, max_unclicked)
+    return [(items, np.full_like(items, BEHAVIOUR)) for items in split.history(stage)]
+
+
 def _request(
-    recaller: Recaller, user_row: int, history: Int64Array, quotas: Sequence[int], merge: str, filter_seen: bool
+    recaller: Recaller, user_row: int, history: PromptedHistory, quotas: Sequence[int], merge: str, filter_seen: bool
 ) -> RecallRequest:
     item_ids = recaller.catalogue.item_ids
-    ids: list[ItemId] = [item_ids.id(row) for row in history.tolist()]
+    rows, segments = history
+    ids: list[ItemId] = [item_ids.id(row) for row in rows.tolist()]
     return RecallRequest(
         history=ids,
+        segments=segments.tolist(),
         user_id=recaller.catalogue.user_ids.id(user_row),
         k=sum(quotas),
         quotas=quotas,

@@ -40,14 +40,20 @@ def evaluate_checkpoint(
     Raises:
         DataError: the data has other users or items than the checkpoint.
     """
-    _check_same_data(checkpoint, interactions)
+    check_same_data(checkpoint, interactions)
     split = leave_one_out(interactions)
     recaller = eager_recaller(checkpoint)
     rows = [_row("PopRec", None, evaluate_popularity(recaller, split))]
     with Progress(console=console, transient=True) as progress:
         for row_quotas in quotas:
             name = "RecGPT_1" if len(row_quotas) == 1 else "RecGPT"
-            metrics = evaluate(recaller, split, quotas=row_quotas, progress=_progress_row(progress, name, row_quotas))
+            metrics = evaluate(
+                recaller,
+                split,
+                quotas=row_quotas,
+                max_unclicked=checkpoint.training.max_unclicked,
+                progress=_progress_row(progress, name, row_quotas),
+            )
             rows.append(_row(name, row_quotas, metrics))
     console.print(_table(rows, checkpoint, int(np.count_nonzero(split.test))))
     return {"rows": rows, "training": checkpoint.training.to_dict()}
@@ -81,7 +87,8 @@ def _table(rows: list[dict[str, Any]], checkpoint: Checkpoint, num_users: int) -
     return table
 
 
-def _check_same_data(checkpoint: Checkpoint, interactions: Interactions) -> None:
+def check_same_data(checkpoint: Checkpoint, interactions: Interactions) -> None:
+    """Raises DataError unless these are the users, the items and the interactions that the model was trained with."""
     for what, trained, given in (
         ("items", checkpoint.item_ids, interactions.item_ids),
         ("users", checkpoint.user_ids, interactions.user_ids),

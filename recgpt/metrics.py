@@ -43,7 +43,13 @@ def set_recall_at_k(ranks: Int64Array, k: int) -> float:
             user has fewer targets. Every user has at least one.
         k: cut-off.
     """
-    return float((hits_at_k(ranks, k).sum(axis=1) / (ranks != NO_TARGET).sum(axis=1)).mean())
+    return float(found_shares_at_k(ranks, k).mean())
+
+
+def found_shares_at_k(ranks: Int64Array, k: int) -> Float64Array:
+    """Share (N,) of each user's targets ranked at k or better; ``ranks`` (N, T) as in ``set_recall_at_k``."""
+    shares: Float64Array = hits_at_k(ranks, k).sum(axis=1) / (ranks != NO_TARGET).sum(axis=1)
+    return shares
 
 
 def hits_at_k(ranks: Int64Array, k: int) -> Float64Array:

@@ -10,6 +10,9 @@ from typing import Any
 PRETRAINED = "pretrained"
 PROMPT_TUNED = "prompt_tuned"
 STAGES = (PRETRAINED, PROMPT_TUNED)
+GENERATED = "generated"
+FEEDBACK = "feedback"
+PROMPTS = (GENERATED, FEEDBACK)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +21,13 @@ class TrainingState:
 
     Attributes:
         stage: ``pretrained`` (fit for one interest) or ``prompt_tuned`` (fit for several).
-        num_prompts: K, generated items before each real item while tuning; 0 for a model that was only pre-trained.
+        num_prompts: K, prompts before each real item while tuning; 0 for a model that was only pre-trained.
         num_epochs: epochs over the training data that went into the weights, of all stages.
         seed: of every random choice.
         data: name of the training data, for people.
         data_sha256: of the training data (``Interactions.digest``), empty if it was not recorded.
         recipe: every setting of the training (``TrainingConfig.to_dict``), empty if it was not recorded.
+        prompts: what they were, ``generated`` items or the unclicked ones of ``feedback``.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:
@@ -37,11 +41,14 @@ class TrainingState:
     data: str
     data_sha256: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    prompts: str = GENERATED
     validation: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage {self.stage!r}: expected one of {', '.join(STAGES)}")
+        if self.prompts not in PROMPTS:
+            raise ValueError(f"prompts {self.prompts!r}: expected one of {', '.join(PROMPTS)}")
         if min(self.num_prompts, self.num_epochs, self.seed) < 0:
             raise ValueError(
                 f"num_prompts {self.num_prompts}, num_epochs {self.num_epochs}, seed {self.seed}: expected at least 0"
@@ -49,8 +56,13 @@ class TrainingState:
 
     @property
     def is_prompt_tuned(self) -> bool:
-        """Whether the model has learnt to go on after items it generated itself."""
+        """Whether the model has learnt to go on after items that were offered and not taken."""
         return self.stage == PROMPT_TUNED
+
+    @property
+    def max_unclicked(self) -> int:
+        """The most unclicked items that the model has learnt to find between two behaviours of a history."""
+        return self.num_prompts if self.prompts == FEEDBACK else 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of ``from_dict``."""

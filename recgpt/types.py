@@ -22,6 +22,8 @@ PROMPT = 1
 
 MERGES = ("quotas", "probability", "reciprocal_rank")
 """How several interests' lists may become one: ``RecallRequest.merge``."""
+# Item rows and segments, both (T,) int64, oldest first.
+PromptedHistory = tuple[Int64Array, Int64Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,7 @@ class RecallRequest:
         merge: how the interests' lists become one. ``quotas`` takes those numbers of items, step by step;
             ``probability`` and ``reciprocal_rank`` rank the union of the lists, each interest weighing its quota's
             share of k.
-        filter_seen: never return an item of the history.
+        filter_seen: never return a behaviour of the history; an item that is only a prompt there stays a candidate.
 
     Raises:
         RequestError: a field has the wrong type, shape or range.

@@ -116,8 +116,7 @@ class Result:
             "method": dict(self.method),
             "rows": [row.to_dict() for row in self.rows],
         }
-        with atomic_path(path) as temporary:
-            temporary.write_text(_numbers_on_one_line(json.dumps(plain, indent=2)) + "\n")
+        write_json(path, plain)
 
     @staticmethod
     def load(path: Path) -> Result:
@@ -128,6 +127,12 @@ class Result:
             return Result(**values, rows=rows)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path}: expected the JSON of a benchmark: {error}; run the benchmark again") from error
+
+
+def write_json(path: Path, plain: Mapping[str, Any]) -> None:
+    """Writes plain values as readable JSON, wholly or not at all; OutputError if it cannot."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(_numbers_on_one_line(json.dumps(plain, indent=2)) + "\n")
 
 
 def _numbers_on_one_line(text: str) -> str:

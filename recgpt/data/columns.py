@@ -18,6 +18,8 @@ from recgpt.types import Int64Array
 
 _DIGITS = re.compile(r"[+-]?[0-9]+", re.ASCII)
 _IDS_EXPECTED = "expected ints or strings"
+_FLAG_EXPECTED = "expected 0 or 1, false or true"
+_FLAGS = {"0": False, "1": True, "false": False, "true": True}
 _TIME_EXPECTED = "expected ints, finite numbers, or ISO times such as 2024-05-01T12:00:00, one kind in all rows"
 
 
@@ -87,6 +89,27 @@ def read_times(column: Column) -> NDArray[Any]:
         position = int(np.argmin(np.isfinite(times)))
         raise column.error(f"{times[position]} is no time; {_TIME_EXPECTED}", position)
     return times
+
+
+def read_flags(column: Column) -> NDArray[np.bool_]:
+    """Yes or no of a column, (N,) bool: booleans, ints 0 and 1, or text 0, 1, false, true in any case.
+
+    Raises:
+        DataError: the column is of another type, or a value is missing or another one.
+    """
+    pa, values = require("pyarrow"), _decoded(column.values)
+    types = pa.types
+    if not (_is_string(values.type) or types.is_boolean(values.type) or types.is_integer(values.type)):
+        raise column.error(f"holds values of type {values.type}; {_FLAG_EXPECTED}")
+    _refuse_missing(column, values, f"no value; {_FLAG_EXPECTED}")
+    encoded = values.cast(pa.large_string()).combine_chunks().dictionary_encode()
+    codes, texts = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+    flags = [_FLAGS.get(text.lower()) for text in texts]
+    if None in flags:
+        position = int(np.argmax(codes == flags.index(None)))
+        raise column.error(f"{texts[flags.index(None)]!r} is neither yes nor no; {_FLAG_EXPECTED}", position)
+    found: NDArray[np.bool_] = np.array(flags, dtype=np.bool_)[codes]
+    return found
 
 
 def _ids_of_csv(column: Column, tokens: list[str]) -> Sequence[int | str]:

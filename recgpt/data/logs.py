@@ -1,15 +1,21 @@
-"""Raw interaction logs: CSV or Parquet with a user, an item and a time column, sorted and filtered into sequences."""
+"""Raw interaction logs: CSV or Parquet with a user, an item and a time column, sorted and filtered into sequences.
+
+A feedback log has a column more: whether the item, which was shown to the user at that time, was clicked.
+"""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from recgpt.data.columns import Column, read_ids, read_times
+from recgpt.data.columns import Column, read_flags, read_ids, read_times
+from recgpt.data.feedback import Unclicked
 from recgpt.data.ids import IdMap
 from recgpt.data.interactions import Interactions
 from recgpt.data.text import content_suffix, open_for_reading
@@ -22,12 +28,19 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 LOG_SUFFIXES = (*_DELIMITERS, _PARQUET)
 
 
-def read_logs(path: str | Path, *, user: str, item: str, timestamp: str, min_count: int = 5) -> Interactions:
+def read_logs(
+    path: str | Path, *, user: str, item: str, timestamp: str, clicked: str | None = None, min_count: int = 5
+) -> Interactions:
     """Reads a raw log: one interaction a row, in any order.
 
     A user's items are sorted by time, rows of equal time staying in file order; every row counts, repeats too. Then the
     k-core filter takes away users and items with fewer than ``min_count`` rows until none is left. Rows of the result
     follow the sorted ids.
+
+    Of a feedback log the clicked rows are the interactions. The others are kept beside them as ``unclicked``, if the
+    filter left their user and item: an item that nobody clicks is no candidate, and so no token. At equal times clicks
+    stand first, since what was shown together with a click was not yet passed over. A row that repeats another one in
+    all four columns is the same event written twice, and counts once.
 
     Args:
         path: .csv or .tsv with a header line (both also .xz or .gz), or .parquet.
@@ -35,30 +48,45 @@ def read_logs(path: str | Path, *, user: str, item: str, timestamp: str, min_cou
             integers, else strs.
         item: name of the item column, likewise.
         timestamp: name of the time column: ints, finite floats, dates or times (in text: ISO 8601).
+        clicked: name of a feedback log's column of 0 and 1, or false and true; None if every row is an interaction.
         min_count: k of the k-core filter, at least 1; 1 keeps everything.
 
     Raises:
-        DataError: the file cannot be read, a column does not exist or is of the wrong type, a value is missing or no
-            time, or the filter leaves nothing. Names the column and, where there is one, the row.
+        DataError: the file cannot be read, a column does not exist or is of the wrong type, a value is missing or none
+            of its kind, or the filter leaves nothing. Names the column and, where there is one, the row.
         ConfigError: ``min_count`` is below 1.
     """
     if min_count < 1:
         raise ConfigError(f"min_count = {min_count!r}: expected at least 1")
     path = Path(path)
-    users, items, times = _read_columns(path, (user, item, timestamp))
+    names = (user, item, timestamp) if clicked is None else (user, item, timestamp, clicked)
+    users, items, times, *flags = _read_columns(path, names)
     user_codes, user_values = read_ids(users)
     item_codes, item_values = read_ids(items)
-    order = np.argsort(read_times(times), kind="stable")
-    kept = order[k_core(user_codes[order], item_codes[order], min_count)]
+    if flags:
+        is_click = read_flags(flags[0])
+        order = _feedback_order(user_codes, item_codes, read_times(times), is_click)
+    else:
+        is_click = np.ones(len(user_codes), dtype=np.bool_)
+        order = np.argsort(read_times(times), kind="stable")
+    clicks = order[is_click[order]]
+    kept = clicks[k_core(user_codes[clicks], item_codes[clicks], min_count)]
     if not len(kept):
         raise DataError(
-            f"{path}: of {len(order)} interactions of {len(user_values)} users with {len(item_values)} items none is "
+            f"{path}: of {len(clicks)} interactions of {len(user_values)} users with {len(item_values)} items none is "
             f"left, since every user and item has to have at least min_count = {min_count}; lower min_count"
         )
-    user_ids, user_rows = _number(user_codes[kept], user_values)
-    item_ids, item_rows = _number(item_codes[kept], item_values)
-    by_user = np.argsort(user_rows, kind="stable")
-    return Interactions.from_flat(user_ids, item_ids, item_rows[by_user], np.bincount(user_rows)[1:])
+    user_ids, user_rows = _number(user_codes, kept, user_values)
+    item_ids, item_rows = _number(item_codes, kept, item_values)
+    kept = kept[np.argsort(user_rows[kept], kind="stable")]
+    interactions = Interactions.from_flat(user_ids, item_ids, item_rows[kept], np.bincount(user_rows[kept])[1:])
+    if not flags:
+        return interactions
+    left = ~is_click & (user_rows > 0) & (item_rows > 0)
+    left[kept] = True
+    events = order[left[order]]
+    unclicked = _unclicked(user_rows[events], item_rows[events], is_click[events])
+    return dataclasses.replace(interactions, unclicked=unclicked)
 
 
 def k_core(user_codes: Int64Array, item_codes: Int64Array, min_count: int) -> Int64Array:
@@ -99,9 +127,31 @@ def column_names(path: Path) -> list[str]:
         raise DataError(f"{path}: no readable header line ({error}); expected UTF-8 text with column names") from error
 
 
-def _number(codes: Int64Array, values: Any) -> tuple[IdMap, Int64Array]:
-    ids = IdMap(sorted(values[code] for code in np.unique(codes)))
+def _number(codes: Int64Array, kept: Int64Array, values: Any) -> tuple[IdMap, Int64Array]:
+    """Ids of the kept positions, and the row of every position: 0 where the id is none of them."""
+    ids = IdMap(sorted(values[code] for code in np.unique(codes[kept])))
     return ids, ids.rows(values)[codes]
+
+
+def _feedback_order(
+    user_codes: Int64Array, item_codes: Int64Array, times: NDArray[Any], is_click: NDArray[np.bool_]
+) -> Int64Array:
+    """Positions of the distinct events in time order, clicks first among equal times, else as in the file."""
+    moments = np.unique(times, return_inverse=True)[1]
+    _, first = np.unique(np.stack([user_codes, item_codes, moments, is_click]), axis=1, return_index=True)
+    distinct = np.sort(first)
+    order: Int64Array = distinct[np.lexsort((~is_click[distinct], moments[distinct]))]
+    return order
+
+
+def _unclicked(user_rows: Int64Array, item_rows: Int64Array, is_click: NDArray[np.bool_]) -> tuple[Unclicked, ...]:
+    """What each user did not click, of events in time order, of which each user has at least one."""
+    by_user = np.argsort(user_rows, kind="stable")
+    ends = np.cumsum(np.bincount(user_rows)[1:])[:-1]
+    users = zip(np.split(item_rows[by_user], ends), np.split(is_click[by_user], ends), strict=True)
+    return tuple(
+        Unclicked(item_rows=items[~clicked], num_before=np.cumsum(clicked)[~clicked]) for items, clicked in users
+    )
 
 
 def _read_columns(path: Path, names: tuple[str, ...]) -> list[Column]:

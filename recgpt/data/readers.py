@@ -17,15 +17,17 @@ def load_interactions(
     user: str | None = None,
     item: str | None = None,
     timestamp: str | None = None,
+    clicked: str | None = None,
     min_count: int = 5,
 ) -> Interactions:
     """Reads a raw log (.csv, .tsv, both also .xz or .gz; .parquet) or, under any other name, a sequence file.
 
     Args:
         path: the file.
-        user: name of the user column; needed for a raw log, as are the other two, and for nothing else.
+        user: name of the user column; needed for a raw log, as are item and time, and for nothing else.
         item: name of the item column.
         timestamp: name of the time column.
+        clicked: name of a feedback log's column that tells clicked rows from unclicked ones.
         min_count: k of a raw log's k-core filter. Sequence files are taken as they are.
 
     Raises:
@@ -41,8 +43,8 @@ def load_interactions(
                 f"{path}: a raw log, but which column is the {missing} was not said; expected one of its columns for "
                 f"each, with --user-column, --item-column, --time-column: {', '.join(column_names(path))}"
             )
-        return read_logs(path, user=user, item=item, timestamp=timestamp, min_count=min_count)
-    if user is not None or item is not None or timestamp is not None:
+        return read_logs(path, user=user, item=item, timestamp=timestamp, clicked=clicked, min_count=min_count)
+    if any(name is not None for name in (user, item, timestamp, clicked)):
         raise DataError(
             f"{path}: columns were named, but by its name this is a sequence file, which has none; expected a raw log "
             f"({', '.join(LOG_SUFFIXES)}), or no column names"

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from recgpt.data.feedback import Unclicked, with_unclicked
 from recgpt.data.interactions import Interactions
-from recgpt.errors import ConfigError
-from recgpt.types import Int64Array
+from recgpt.errors import ConfigError, DataError
+from recgpt.types import Int64Array, PromptedHistory
 
 NOT_EVALUATED = 0
 
@@ -28,11 +29,13 @@ class Split:
         train: U arrays of item rows, int64, oldest first: all but the held-out items.
         validation: (U,) int64, row of the first held-out item; 0 = user not evaluated.
         horizon: (U, T) int64, rows of the T items after it, oldest first; 0 = user not evaluated.
+        unclicked: of the interactions; None where they have none.
     """
 
     train: tuple[Int64Array, ...]
     validation: Int64Array
     horizon: Int64Array
+    unclicked: tuple[Unclicked, ...] | None = None
 
     @property
     def test(self) -> Int64Array:
@@ -73,6 +76,28 @@ class Split:
             return tuple(np.append(items, target) if target else items for items, target in pairs)
         raise ConfigError(f"stage = {stage!r}: expected validation or test")
 
+    def history_with_unclicked(self, stage: Stage, max_between: int) -> tuple[PromptedHistory, ...]:
+        """``history`` with the items that were shown and not clicked before the stage's target, as prompts.
+
+        Args:
+            stage: as in ``history``.
+            max_between: K, the most unclicked items between two behaviours; of more, the newest stay.
+
+        Returns:
+            U pairs of item rows and segments, oldest first.
+
+        Raises:
+            DataError: the data does not tell what was shown and not clicked.
+            ConfigError: another stage.
+        """
+        if self.unclicked is None:
+            raise DataError(
+                "the data does not tell what was shown and not clicked, which the model's histories need; "
+                "expected a raw log with --clicked-column"
+            )
+        pairs = zip(self.history(stage), self.unclicked, strict=True)
+        return tuple(with_unclicked(items, shown, max_between) for items, shown in pairs)
+
 
 def leave_one_out(interactions: Interactions) -> Split:
     """Holds out each user's last two items: the last tests, the one before it validates."""
@@ -99,6 +124,7 @@ def leave_last_out(interactions: Interactions, *, num_targets: int) -> Split:
         train=tuple(items[:-num_held_out] if enough else items for items, enough in pairs),
         validation=held_out[:, 0],
         horizon=held_out[:, 1:],
+        unclicked=interactions.unclicked,
     )
 
 
@@ -113,10 +139,13 @@ def without_later_targets(interactions: Interactions, *, num_targets: int) -> In
     """
     _check_num_targets(num_targets)
     num_later = num_targets - 1
-    sequences = (
+    sequences = tuple(
         items[: len(items) - num_later] if len(items) > num_targets + 1 else items for items in interactions.sequences
     )
-    return dataclasses.replace(interactions, sequences=tuple(sequences))
+    unclicked = interactions.unclicked
+    if unclicked is not None:
+        unclicked = tuple(shown.before(len(items)) for shown, items in zip(unclicked, sequences, strict=True))
+    return dataclasses.replace(interactions, sequences=sequences, unclicked=unclicked)
 
 
 def _check_num_targets(num_targets: int) -> None:

@@ -36,7 +36,8 @@ class ItemTable(nn.Embedding):
     @property
     def vectors(self) -> Tensor:
         """(V + 1, D)."""
-        if self._fixed is not None:
+        # Asks for the mode itself, since some trainers set it without calling train().
+        if self._fixed is not None and not self.training:
             return self._fixed
         return functional.normalize(self.weight, dim=1) if self._unit else self.weight
 

@@ -17,9 +17,7 @@ from torch import Tensor
 from recgpt.errors import ConfigError
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
-from recgpt.types import BEHAVIOUR, PROMPT, Int64Array
-
-PromptedHistory = tuple[Int64Array, Int64Array]
+from recgpt.types import BEHAVIOUR, PROMPT, Int64Array, PromptedHistory
 
 
 def num_real_items(max_length: int, num_prompts: int) -> int:

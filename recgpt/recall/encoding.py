@@ -44,8 +44,10 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     rows = catalogue.item_ids.rows(request.history)
     segments = np.array(request.segments or [BEHAVIOUR] * len(rows), dtype=np.int64)
     known = (rows > 0) & (rows <= catalogue.num_modelled)
-    excluded = frozenset(rows[rows > 0].tolist()) - catalogue.deleted if request.filter_seen else frozenset()
-    seen = np.array(sorted(row for row in excluded if row <= catalogue.num_modelled), dtype=np.int64)
+    # A prompt was offered, not taken: it may be just what the user wants next.
+    seen = rows[(rows > 0) & (segments == BEHAVIOUR)] if request.filter_seen else rows[:0]
+    excluded = frozenset(seen.tolist()) - catalogue.deleted
+    modelled = np.array(sorted(row for row in excluded if row <= catalogue.num_modelled), dtype=np.int64)
     return EncodedRequest(
         user_row=user_row,
         item_rows=rows[known],
@@ -53,7 +55,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
         excluded=excluded,
-        never_generated=np.concatenate([seen, catalogue.never_generated]),
+        never_generated=np.concatenate([modelled, catalogue.never_generated]),
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=int(len(rows) - known.sum()),

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from recgpt.data.feedback import Unclicked, with_unclicked
 from recgpt.data.split import NOT_EVALUATED
-from recgpt.model.prompts import PromptedHistory
-from recgpt.types import BEHAVIOUR, Int64Array
+from recgpt.types import BEHAVIOUR, Int64Array, PromptedHistory
 
 NO_TARGET = 0
 _SHORT_SHARE = 0.8
@@ -26,7 +26,7 @@ class TrainingBatch(NamedTuple):
         user_rows: (B,) int64.
         item_rows: (B, T) int64.
         segments: (B, T) int64.
-        targets: (B, T) int64, the next real item; 0 at padding and at prompts, where there is nothing to predict.
+        targets: (B, T) int64, the next real item; 0 where there is nothing to predict: padding, generated prompts.
     """
 
     user_rows: Tensor
@@ -44,7 +44,7 @@ class EvaluationBatch(NamedTuple):
         segments: (B, T) int64.
         lengths: (B,) int64, real tokens.
         targets: (B,) int64.
-        seen: (B, E) int64, all items of the history, those beyond the window too.
+        seen: (B, E) int64, all behaviours of the history, those beyond the window too.
     """
 
     user_rows: Tensor
@@ -71,6 +71,7 @@ class EvaluationExample:
 
     user_row: int
     item_rows: Int64Array
+    segments: Int64Array
     seen: Int64Array
     target: int
 
@@ -127,22 +128,60 @@ def prompted_examples(train: Sequence[Int64Array], prompted: Sequence[PromptedHi
     return examples
 
 
+def feedback_examples(
+    train: Sequence[Int64Array], unclicked: Sequence[Unclicked], *, num_prompts: int, max_length: int
+) -> list[TrainingExample]:
+    """Next-item prediction on histories with the items that were shown and not clicked.
+
+    Each position predicts the next *clicked* item, those of unclicked items too: a user may come back after any of
+    them, and then its position is the one that recall searches for.
+
+    Source: eq. 5 of the paper (arXiv 2404.08675), which predicts at the positions of real items only.
+
+    Args:
+        train: training items of users 1..U, oldest first.
+        unclicked: of the same users.
+        num_prompts: K, the most unclicked items before each clicked one; of more, the newest stay.
+        max_length: C.
+    """
+    examples = []
+    for row, (items, shown) in enumerate(zip(train, unclicked, strict=True), start=1):
+        item_rows, segments = with_unclicked(items[:-1], shown, num_prompts)
+        if not len(item_rows):
+            continue
+        targets = items[np.cumsum(segments == BEHAVIOUR)]
+        newest = slice(-max_length, None)
+        examples.append(
+            TrainingExample(
+                user_row=row, item_rows=item_rows[newest], segments=segments[newest], targets=targets[newest]
+            )
+        )
+    return examples
+
+
 def evaluation_examples(
-    histories: Sequence[Int64Array], targets: Int64Array, max_length: int
+    histories: Sequence[Int64Array],
+    targets: Int64Array,
+    max_length: int,
+    *,
+    prompted: Sequence[PromptedHistory] | None = None,
 ) -> list[EvaluationExample]:
-    """Plain histories with their targets, longest first so that batches have little padding.
+    """Histories with their targets, longest first so that batches have little padding.
 
     Args:
         histories: of users 1..U, oldest first.
         targets: (U,) rows; users with 0 are left out.
         max_length: C.
+        prompted: the same histories with the prompts they are served with; None for plain ones.
     """
+    tokens = prompted or [(items, np.full_like(items, BEHAVIOUR)) for items in histories]
     evaluated = np.flatnonzero(targets != NOT_EVALUATED)
-    order = sorted(evaluated.tolist(), key=lambda user: -len(histories[user]))
+    order = sorted(evaluated.tolist(), key=lambda user: -len(tokens[user][0]))
     return [
         EvaluationExample(
             user_row=user + 1,
-            item_rows=histories[user][-max_length:],
+            item_rows=tokens[user][0][-max_length:],
+            segments=tokens[user][1][-max_length:],
             seen=histories[user],
             target=int(targets[user]),
         )
@@ -172,11 +211,10 @@ def _collate_part(examples: Sequence[TrainingExample]) -> TrainingBatch:
 
 def collate_evaluation(examples: Sequence[EvaluationExample]) -> EvaluationBatch:
     """Pads histories into a batch."""
-    item_rows = _pad([example.item_rows for example in examples])
     return EvaluationBatch(
         user_rows=torch.tensor([example.user_row for example in examples]),
-        item_rows=item_rows,
-        segments=torch.full_like(item_rows, BEHAVIOUR),
+        item_rows=_pad([example.item_rows for example in examples]),
+        segments=_pad([example.segments for example in examples]),
         lengths=torch.tensor([len(example.item_rows) for example in examples]),
         targets=torch.tensor([example.target for example in examples]),
         seen=_pad([example.seen for example in examples]),

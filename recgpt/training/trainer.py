@@ -1,14 +1,16 @@
 """The recipe: pre-train, generate prompts with the result, tune on them.
 
 Each stage keeps the weights with the best validation NDCG@10: of the list that a model of that stage serves by default
-for a plain history, out of the whole catalogue with seen items left out. After pre-training this is one step, after
-prompt-tuning two. So tuning is kept only if its two steps are better than the pre-trained model's one.
+for a history, out of the whole catalogue with seen items left out. After pre-training this is one step, after
+prompt-tuning two. The history is a plain one; for a model tuned on real feedback it has its unclicked items.
+So tuning is kept only if its two steps are better than the pre-trained model's one.
 Running the same recipe on the same folder again goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -24,13 +26,19 @@ from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recgpt.model.decoder import Decoder
 from recgpt.model.prompts import check_catalogue, generate_prompts
 from recgpt.recall.merge import default_quotas
-from recgpt.training.batches import TrainingExample, evaluation_examples, plain_examples, prompted_examples
+from recgpt.training.batches import (
+    TrainingExample,
+    evaluation_examples,
+    feedback_examples,
+    plain_examples,
+    prompted_examples,
+)
 from recgpt.training.fitting import fit_stage
 from recgpt.training.module import VALIDATED_K
 from recgpt.training.run_folder import RunFolder
 from recgpt.training.stage_data import StageData
-from recgpt.training_state import PRETRAINED, PROMPT_TUNED, TrainingState
-from recgpt.types import Int64Array
+from recgpt.training_state import FEEDBACK, PRETRAINED, PROMPT_TUNED, TrainingState
+from recgpt.types import Int64Array, PromptedHistory
 
 _NUM_EXAMPLES = 128
 
@@ -60,14 +68,15 @@ def train(
         Path of the finished checkpoint.
 
     Raises:
-        ConfigError: ``out`` holds another run, or the recipe does not fit the data.
+        ConfigError: ``out`` holds another run, or the recipe does not fit the data, such as prompts from feedback that
+            the data does not have.
         DataError: the data has nobody to train on or to validate with.
         OutputError: ``out`` cannot be written.
     """
     config = _bounded(config, max_epochs)
     split = leave_one_out(interactions)
     _check_trainable(split)
-    check_catalogue(interactions.num_items, config.model.max_length, split.train, config.num_prompts)
+    _check_prompts(config, split, interactions.num_items)
     folder = RunFolder(out)
     folder.claim(config, interactions)
     if folder.final.exists():
@@ -151,7 +160,7 @@ class _Recipe:
         result = fit_stage(
             decoder,
             config.tune,
-            self._data(self._tuning_examples(decoder), config.tune, num_steps=len(quotas)),
+            self._data(self._tuning_examples(decoder), config.tune, num_steps=len(quotas), prompted=self._served()),
             self._folder.stage("tune"),
             quotas=quotas,
             seed=config.seed,
@@ -165,20 +174,42 @@ class _Recipe:
             pretrained.training,
             stage=PROMPT_TUNED if config.num_prompts else PRETRAINED,
             num_prompts=config.num_prompts,
+            prompts=config.prompts,
             num_epochs=pretrained.training.num_epochs + result.num_epochs,
             recipe=config.to_dict(),
             validation=result.validation,
         )
         return dataclasses.replace(pretrained, training=state)
 
-    def _data(self, examples: list[TrainingExample], stage: StageConfig, *, num_steps: int) -> StageData:
+    def _data(
+        self,
+        examples: list[TrainingExample],
+        stage: StageConfig,
+        *,
+        num_steps: int,
+        prompted: Sequence[PromptedHistory] | None = None,
+    ) -> StageData:
         # Generated tokens need positions too.
         max_length = self._max_length - (num_steps - 1)
-        validation = evaluation_examples(self._split.history("validation"), self._split.validation, max_length)
+        histories = self._split.history("validation")
+        validation = evaluation_examples(histories, self._split.validation, max_length, prompted=prompted)
         return StageData(examples, validation, batch_size=stage.batch_size, seed=self._config.seed)
+
+    def _served(self) -> Sequence[PromptedHistory] | None:
+        """Histories with what a client knows of them beyond the behaviours; None if that is nothing."""
+        if self._config.prompts != FEEDBACK:
+            return None
+        return self._split.history_with_unclicked("validation", self._config.num_prompts)
 
     def _tuning_examples(self, decoder: Decoder) -> list[TrainingExample]:
         num_prompts = self._config.num_prompts
+        if self._config.prompts == FEEDBACK:
+            return feedback_examples(
+                self._split.train,
+                self._split.unclicked or (),
+                num_prompts=num_prompts,
+                max_length=self._max_length,
+            )
         _say(f"generating prompts, {num_prompts} an item, for {len(self._split.train):,} users", self._progress)
         prompted = generate_prompts(
             decoder.to(_device()),
@@ -212,6 +243,16 @@ def _check_pretrained(path: Path, found: Checkpoint, config: TrainingConfig, int
         raise ConfigError(f"{path} has {found.decoder.config}; expected the recipe's {config.model}")
     if found.training.data_sha256 != interactions.digest():
         raise DataError(f"{path} was trained on {found.training.data}, on other interactions than those given")
+
+
+def _check_prompts(config: TrainingConfig, split: Split, num_items: int) -> None:
+    if config.prompts != FEEDBACK:
+        check_catalogue(num_items, config.model.max_length, split.train, config.num_prompts)
+    elif split.unclicked is None:
+        raise ConfigError(
+            "prompts = 'feedback', but the data does not tell what was shown and not clicked; expected a raw log with "
+            "--clicked-column, or prompts = 'generated'"
+        )
 
 
 def _examples(split: Split) -> tuple[tuple[int, Int64Array], ...]:

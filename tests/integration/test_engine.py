@@ -49,6 +49,17 @@ def test_the_engine_recalls_what_pytorch_recalls(engine: Engine, reference: Reca
     assert_same(engine.recall_many(requests), reference.recall_many(requests))
 
 
+def test_items_that_were_shown_and_not_clicked_are_read_and_stay_candidates(
+    engine: Engine, reference: Recaller
+) -> None:
+    history, segments = ["i1", "i2", "i3"], [0, 1, 0]
+    found = engine.recall(history, segments=segments, k=298, quotas=(298,))
+    assert set(found.item_ids) == {f"i{row}" for row in range(1, 301)} - {"i1", "i3"}
+    assert_same([found], [reference.recall(history, segments=segments, k=298, quotas=(298,))])
+    clicked = engine.recall(history, k=297, quotas=(297,))
+    assert not np.allclose(found.scores[:297], clicked.scores)
+
+
 def test_one_by_one_gives_the_same_as_all_at_once(engine: Engine) -> None:
     requests = random_requests(30, seed=1)
     assert_same([engine.recall_many([request])[0] for request in requests], engine.recall_many(requests))

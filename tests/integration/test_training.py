@@ -47,15 +47,17 @@ def popularity_hit_rate(interactions):
     return np.mean(hits)
 
 
-def recall_slowly(decoder, user, history, quotas):
-    """The served list of a plain history: each step recomputed from scratch, each list sorted."""
-    rows = history[-(decoder.config.max_length - (len(quotas) - 1)) :].tolist()
-    segments, recalled, generated = [0] * len(rows), [], []
+def recall_slowly(decoder, user, history, quotas, segments=None):
+    """The served list of a history: each step recomputed from scratch, each list sorted."""
+    segments = [0] * len(history) if segments is None else segments.tolist()
+    seen = {row for row, segment in zip(history.tolist(), segments, strict=True) if segment == 0}
+    window = slice(-(decoder.config.max_length - (len(quotas) - 1)), None)
+    rows, segments, recalled, generated = history[window].tolist(), segments[window], [], []
     for quota in quotas:
         with torch.no_grad():
             interest = decoder(torch.tensor([user]), torch.tensor([rows]), torch.tensor([segments]))[0, -1]
             scores = (decoder.item_matrix @ interest).numpy()
-        unseen = sorted(set(range(1, len(scores))) - set(history.tolist()), key=lambda row: -scores[row])
+        unseen = sorted(set(range(1, len(scores))) - seen, key=lambda row: -scores[row])
         recalled += [row for row in unseen if row not in recalled][:quota]
         generated.append(next(row for row in unseen if row not in generated))
         rows, segments = [*rows, generated[-1]], [*segments, 1]

@@ -159,7 +159,9 @@ def test_a_disk_without_room_is_an_output_error_and_leaves_the_old_checkpoint(sa
     assert [path.name for path in saved.parent.iterdir()] == ["ckpt.pt"]
 
 
-@pytest.mark.parametrize("change", [{"stage": "half-baked"}, {"num_prompts": -1}, {"num_epochs": -1}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "change", [{"stage": "half-baked"}, {"num_prompts": -1}, {"prompts": "x"}, {"num_epochs": -1}, {"seed": -1}]
+)
 def test_a_training_state_checks_itself(change):
     values = TrainingState(stage="pretrained", num_prompts=0, num_epochs=1, seed=0, data="x").to_dict()
     assert TrainingState.from_dict(values).to_dict() == values

@@ -9,6 +9,7 @@ import torch
 
 from recgpt.config import POSITIONS, SIMILARITIES, ModelConfig
 from recgpt.model.decoder import Decoder
+from recgpt.model.item_table import ItemTable
 
 # Float32 sums in another order.
 TOLERANCE = 1e-5
@@ -86,6 +87,18 @@ def test_unit_vectors_are_unit_vectors_also_after_loading_and_training_again():
     for decoder in (made, made.train(), made.eval()):
         torch.testing.assert_close(decoder.item_matrix[1:], directions, rtol=0, atol=TOLERANCE)
         assert not decoder.item_matrix[0].any()
+
+
+def test_a_mode_that_is_set_and_not_switched_counts_as_well():
+    table = ItemTable(40, 8, unit=True).eval()
+    for module in table.modules():
+        module.training = True
+    with torch.no_grad():
+        table.weight[1:].neg_()
+    before = table.vectors.clone()
+    with torch.no_grad():
+        table.weight[1:].neg_()
+    assert torch.equal(table.vectors, -before)
 
 
 def test_interests_of_cosine_similarity_are_unit_vectors(sequences):

@@ -10,6 +10,7 @@ from toy_model import ByHand, ToyModel, fuse_by_hand, ranking, recall_by_hand
 
 from recgpt.backends.eager import EagerBackend
 from recgpt.config import ModelConfig
+from recgpt.data.feedback import Unclicked
 from recgpt.data.ids import IdMap
 from recgpt.data.interactions import Interactions
 from recgpt.data.split import Split, leave_last_out, leave_one_out
@@ -83,6 +84,36 @@ def test_one_step_equals_the_brute_force_ranks_ties_lost(stage: str, batch_size:
     found = evaluate(model.recaller(), split, stage=stage, quotas=(k,), batch_size=batch_size)
     assert found == pytest.approx(expected)
     assert 0 < expected["hr@10"] < 1
+
+
+@pytest.mark.parametrize("max_unclicked", [1, 2])
+def test_what_was_shown_before_the_target_is_sent_as_prompts_and_stays_a_candidate(max_unclicked: int) -> None:
+    model, split, histories = toy(), random_split(4), []
+    rng = np.random.default_rng(4)
+    unclicked = []
+    for history, validation, test in zip(split.train, split.validation, split.test, strict=True):
+        items = [row for row in [*history.tolist(), validation, test] if row]
+        counts, pairs, shown, places = rng.integers(0, 4, len(items) + 1), [], [], []
+        for place, count in enumerate(counts.tolist()):
+            rows = rng.integers(1, NUM_ITEMS + 1, count).tolist()
+            shown, places = shown + rows, places + [place] * count
+            if place < len(items):  # what comes after the target is not known before it
+                pairs += [(row, 1) for row in rows[-max_unclicked:]]
+                pairs += [(items[place], 0)] if place < len(items) - 1 else []
+        histories.append(pairs)
+        unclicked.append(Unclicked(item_rows=np.array(shown, np.int64), num_before=np.array(places, np.int64)))
+    window = slice(-model.spec.max_length, None)
+    scores = [ranking(model.items, model.interest(user, pairs[window])) for user, pairs in enumerate(histories, 1)]
+    split = replace(split, unclicked=tuple(unclicked))
+    found = evaluate(model.recaller(), split, max_unclicked=max_unclicked)
+    assert found == pytest.approx(by_hand(worst_ranks(scores, split, "test")))
+    assert found != evaluate(model.recaller(), split)
+
+
+def test_ranks_are_of_the_evaluated_users_in_order() -> None:
+    model, split = toy(), random_split()
+    expected = worst_ranks(toy_scores(model, split, "test"), split, "test")
+    assert evaluate_lists(model.recaller(), split).ranks.tolist() == [rank if rank <= 10 else 0 for rank in expected]
 
 
 def test_a_tie_across_the_end_of_the_list_is_lost_one_before_it_is_not() -> None:

@@ -42,8 +42,17 @@ def test_a_raw_log_without_column_names_lists_what_there_is(tmp_path):
         load_interactions(path, user="u")
 
 
-def test_column_names_for_a_sequence_file_are_refused(tmp_path):
+def test_a_feedback_log_has_a_column_more(tmp_path):
+    path = tmp_path / "log.csv"
+    path.write_text("u,i,t,c\n1,10,1,1\n1,20,2,0\n1,20,3,1\n")
+    interactions = load_interactions(path, user="u", item="i", timestamp="t", clicked="c", min_count=1)
+    assert [rows.tolist() for rows in interactions.sequences] == [[1, 2]]
+    assert interactions.unclicked[0].item_rows.tolist() == [2]
+
+
+@pytest.mark.parametrize("role", ["user", "clicked"])
+def test_column_names_for_a_sequence_file_are_refused(tmp_path, role):
     path = tmp_path / "data.txt"
     path.write_text("1 2 3\n")
     with pytest.raises(DataError, match="this is a sequence file"):
-        load_interactions(path, user="u")
+        load_interactions(path, **{role: "u"})

@@ -92,8 +92,10 @@ def test_exactly_k_distinct_items_none_seen_none_padding_quotas_kept(
     assert len(candidates) == request.k == len(set(candidates.item_ids))
     assert set(candidates.item_ids) <= set(recaller.catalogue.item_ids.ids)
     if request.filter_seen:
-        assert not set(candidates.item_ids) & set(request.history)
-        assert not set(candidates.generated_ids) & set(request.history)
+        segments = request.segments or [0] * len(request.history)
+        seen = {item for item, segment in zip(request.history, segments, strict=True) if segment == 0}
+        assert not set(candidates.item_ids) & seen
+        assert not set(candidates.generated_ids) & seen
     assert len(set(candidates.generated_ids)) == len(candidates.generated_ids)
     if request.merge != "quotas":
         assert (np.diff(candidates.scores) <= 0).all()
@@ -176,6 +178,13 @@ def test_only_the_newest_items_that_leave_room_for_the_generated_ones_reach_the_
     full = recaller.recall(older + newest, k=4, quotas=quotas, filter_seen=False)
     assert full.item_ids == cut.item_ids
     assert full.scores.tolist() == cut.scores.tolist()
+
+
+def test_an_item_that_was_only_a_prompt_stays_a_candidate() -> None:
+    recaller = ToyModel(num_items=6).recaller()
+    # Item 20 was passed over and taken later.
+    request = RecallRequest(history=[10, 20, 30, 20], segments=[0, 1, 1, 0], k=4, quotas=(4,))
+    assert sorted(recaller.recall_many([request])[0].item_ids) == [30, 40, 50, 60]
 
 
 def test_segments_are_cut_and_dropped_with_their_items() -> None:

@@ -165,7 +165,7 @@ def recall_by_hand(model: ToyModel, catalogue: Catalogue, request: RecallRequest
         for row in by_popularity[: sum(quotas)]:
             _add(answer, item_ids[row - 1], float(model.popularity[row]), 0)
         return answer
-    seen = {row for row, _ in known} if request.filter_seen else set()
+    seen = {row for row, segment in known if segment == 0} if request.filter_seen else set()
     sequence = known[-(model.spec.max_length - (len(quotas) - 1)) :]
     generated: set[int] = set()
     rankings: list[list[tuple[int, float]]] = []

@@ -1,0 +1,129 @@
+"""Lists of one and of several steps, by quotas and by fusions, against a horizon of several held-out items.
+
+Rows are plain values for JSON; the plot is made from the JSON alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from recgpt.bench.plots import BLUE, FAINT, INK, save_figure
+from recgpt.bench.significance import compare
+from recgpt.data.split import Split
+from recgpt.errors import ConfigError, DataError
+from recgpt.evaluation import UserLists, evaluate_lists
+from recgpt.horizon import summarise_horizon
+from recgpt.metrics import found_shares_at_k
+from recgpt.recall.recaller import Recaller
+from recgpt.types import MERGES
+
+# Of lists of ten; longer ones keep the proportions.
+QUOTAS = (
+    (10,),
+    (9, 1), (8, 2), (7, 3), (5, 5),
+    (7, 1, 1, 1), (4, 2, 2, 2),
+    (5, 1, 1, 1, 1, 1),
+)  # fmt: skip
+UNIT = 10
+
+COLOURS = dict(zip(MERGES, (INK, BLUE, "#D55E00"), strict=True))
+MARKERS = {1: "*", 2: "o", 4: "s", 6: "^"}
+AXES = {"intra_list_distance": "intra-list distance", "coverage": "catalogue coverage"}
+
+
+def quotas_of(k: int) -> list[tuple[int, ...]]:
+    """The quotas to compare for lists of k, one step first; ConfigError if k is no multiple of ten."""
+    if k < UNIT or k % UNIT:
+        raise ConfigError(f"k = {k}: expected a multiple of {UNIT}, in which the quotas keep their proportions")
+    return [tuple(quota * k // UNIT for quota in proportions) for proportions in QUOTAS]
+
+
+def measure_horizon(
+    recaller: Recaller, split: Split, compared: Sequence[tuple[int, ...]], *, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Recalls lists of k for the test users in every way.
+
+    Args:
+        recaller: of a model that never saw the split's targets.
+        split: of several targets.
+        compared: quotas of equal sums, one step first; those of several steps under every merge.
+        say: told which row comes next.
+
+    Returns:
+        Rows of ``num_interests``, ``quotas``, ``merge``, ``k``, what ``summarise_horizon`` gives, and
+        ``against_one_step``: the paired difference of the set recall at k; None in the first row, which is one step.
+    """
+    one_step, rows = None, []
+    for quotas in compared:
+        for merge in MERGES if len(quotas) > 1 else MERGES[:1]:
+            say(f"quotas {','.join(map(str, quotas))}, merge {merge}")
+            lists = evaluate_lists(recaller, split, quotas=quotas, merge=merge)
+            rows.append(_row(lists, one_step, recaller, quotas=quotas, merge=merge))
+            one_step = one_step or lists
+    return rows
+
+
+def _row(
+    lists: UserLists, one_step: UserLists | None, recaller: Recaller, *, quotas: tuple[int, ...], merge: str
+) -> dict[str, Any]:
+    k, num_interests = sum(quotas), len(quotas)
+    metrics = summarise_horizon(lists, one_step or lists, recaller, num_interests=num_interests, cutoffs=(k // 2, k))
+    against = None
+    if one_step is not None:
+        found = (found_shares_at_k(ranked.target_ranks, k) for ranked in (lists, one_step))
+        against = asdict(compare(*found))
+    setting = {"num_interests": num_interests, "quotas": list(quotas), "merge": merge, "k": k}
+    return setting | metrics | {"against_one_step": against}
+
+
+def plot_horizon(source: Path, target: Path) -> None:
+    """Draws set recall against distance and against coverage, a point a row.
+
+    Args:
+        source: JSON of ``benchmarks/horizon.py``.
+        target: PNG to write.
+
+    Raises:
+        DataError: ``source`` is not such a JSON.
+        OutputError: ``target`` cannot be written.
+    """
+    try:
+        result = json.loads(source.read_text())
+        rows, title = result["rows"], result["method"]["title"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{source}: expected the JSON of benchmarks/horizon.py: {error}; run it again") from error
+    figure = Figure(figsize=(11, 5.2), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (metric, label) in zip(figure.subplots(1, len(AXES)), AXES.items(), strict=True):
+        _draw(axes, rows, metric, label)
+    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    merges = [Line2D([], [], color=colour, marker="o", linestyle="", label=name) for name, colour in COLOURS.items()]
+    steps = [
+        Line2D([], [], color=FAINT, marker=marker, linestyle="", label=f"{number} step{'s' if number > 1 else ''}")
+        for number, marker in MARKERS.items()
+    ]
+    figure.legend(handles=[*merges, *steps], loc="outside lower center", ncols=7, frameon=False, fontsize=9)
+    save_figure(figure, target)
+
+
+def _draw(axes: Axes, rows: list[dict[str, Any]], metric: str, label: str) -> None:
+    k = rows[0]["k"]
+    for row in rows:
+        place = (row[metric], row[f"recall@{k}"])
+        axes.plot(*place, color=COLOURS[row["merge"]], marker=MARKERS[row["num_interests"]], markersize=8)
+        text = ",".join(map(str, row["quotas"]))
+        axes.annotate(text, place, (5, 5), textcoords="offset points", color=FAINT, fontsize=7)
+    axes.set_xlabel(label, color=FAINT, fontsize=10)
+    axes.set_ylabel(f"set recall@{k}", color=FAINT, fontsize=10)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.margins(0.15)
