@@ -8,6 +8,8 @@
       popularity.npy      (V + 1,) int64
       examples.json       a few histories of the training data, for checks and first steps
 
+A folder of bundles with a ``store.json`` (``recgpt.bundle_store``) stands for the one of them that is current.
+
 Reading needs numpy (and Faiss for the index), neither torch nor onnx. Nothing is used before its hash was checked.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +27,13 @@ from typing import Any
 import numpy as np
 
 from recgpt.backends.base import ModelSpec
-from recgpt.data.ids import IdMap
+from recgpt.data.ids import UNKNOWN_ROW, IdMap
 from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
 from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.index import ItemIndex
+from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.signature import DECODE, PREFILL, interests_spec
+from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
 
@@ -56,6 +60,8 @@ class Manifest:
         fingerprint: the first interest (D numbers) of the first example, by which a client knows its model again.
         packages: versions that made the export.
         files: name -> {"bytes", "sha256"} of every other file.
+        export_version: version of the export that the graphs are of, if items were added since; None for an export.
+        num_added_items: items behind the model's own, which are recalled but not understood in a history.
     """
 
     version: int
@@ -68,6 +74,13 @@ class Manifest:
     fingerprint: tuple[float, ...]
     packages: Mapping[str, str]
     files: Mapping[str, Mapping[str, Any]]
+    export_version: int | None = None
+    num_added_items: int = 0
+
+    @property
+    def model_version(self) -> int:
+        """Triton's version of the graphs."""
+        return self.export_version or self.version
 
     def graph_file(self, graph: str) -> str:
         """File name of a graph."""
@@ -107,19 +120,33 @@ class Bundle:
     Attributes:
         path: its folder.
         manifest: what it says of itself.
+        deleted: item ids that its store deleted; they are never recalled.
+        revision: of the store when it was opened; 0 without a store.
     """
 
     path: Path
     manifest: Manifest
+    deleted: tuple[ItemId, ...] = ()
+    revision: int = 0
 
     @classmethod
     def open(cls, path: str | Path) -> Bundle:
         """Reads a bundle's manifest; the files are checked when they are used.
 
+        Args:
+            path: folder of a bundle, or of a store of bundles, which means the current one.
+
         Raises:
             BundleError: there is no bundle, or its manifest cannot be read.
         """
         path = Path(path)
+        state = StoreState.read(path)
+        if state is not None:
+            if state.current is None:
+                raise BundleError(f"{path} holds no published bundle; run: recgpt bundle publish --store {path}")
+            path = path / str(state.current)
+        else:
+            state = StoreState.read(path.parent) or StoreState()
         if not (path / MANIFEST).is_file():
             raise BundleError(
                 f"{path} is no bundle: it has no {MANIFEST}; run: python export/to_onnx.py ckpt.pt --out {path}"
@@ -130,7 +157,7 @@ class Bundle:
             raise BundleError(
                 f"{path / MANIFEST} is no manifest this version can read ({error}); export again"
             ) from error
-        return cls(path=path, manifest=manifest)
+        return cls(path=path, manifest=manifest, deleted=state.deleted, revision=state.revision)
 
     def graphs(self) -> dict[str, Path]:
         """The file of each graph by its name in ``recgpt.signature``, checked."""
@@ -141,10 +168,17 @@ class Bundle:
         """Ids and popularity, checked."""
         ids = json.loads(self._checked(IDS).read_text())
         popularity = np.load(self._checked(POPULARITY), allow_pickle=False)
-        return Catalogue(item_ids=IdMap(ids["items"]), user_ids=IdMap(ids["users"]), popularity=popularity)
+        item_ids = IdMap(ids["items"])
+        return Catalogue(
+            item_ids=item_ids,
+            user_ids=IdMap(ids["users"]),
+            popularity=popularity,
+            num_added=self.manifest.num_added_items,
+            deleted=frozenset(item_ids.rows(self.deleted).tolist()) - {UNKNOWN_ROW},
+        )
 
     def index(self, *, num_threads: int | None = None) -> ItemIndex:
-        """The item index, checked, the vectors against the model's digest too.
+        """The item index without the deleted items, checked, the model's vectors against its digest too.
 
         Args:
             num_threads: of one search with many queries; None takes what OpenMP offers.
@@ -153,17 +187,30 @@ class Bundle:
             BundleMismatchError: the index holds other vectors than the graphs.
         """
         index = ItemIndex.load(self._checked(INDEX), num_threads=num_threads)
-        if index.digest() != self.manifest.item_matrix_sha256:
+        num_modelled = self.manifest.model.num_items
+        same_size = index.num_items == num_modelled + self.manifest.num_added_items
+        if not same_size or vectors_digest(index.vectors()[:num_modelled]) != self.manifest.item_matrix_sha256:
             raise BundleMismatchError(
                 f"{self.path / INDEX} holds other item vectors than the model of this bundle; "
                 "export the checkpoint again"
             )
-        return index
+        return index.without(self.catalogue().deleted) if self.deleted else index
 
     def examples(self) -> list[Example]:
         """Histories to try, checked."""
         values = json.loads(self._checked(EXAMPLES).read_text())
         return [Example(user_id=value["user_id"], history=tuple(value["history"])) for value in values]
+
+    def copy_to(self, folder: Path) -> None:
+        """Copies manifest and files into a new folder, and nothing else that may lie beside them; checks nothing."""
+        folder.mkdir()
+        for name in (MANIFEST, *self.manifest.files):
+            shutil.copyfile(self.path / name, folder / name)
+
+    def check_files(self) -> None:
+        """BundleCorruptError unless every file is the one that was exported."""
+        for name in self.manifest.files:
+            self._checked(name)
 
     def _checked(self, name: str) -> Path:
         path, expected = self.path / name, self.manifest.files.get(name)

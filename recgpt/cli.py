@@ -1,4 +1,4 @@
-"""The ``recgpt`` command: train, evaluate, recall, demo. Errors of ours become one message and exit code 1."""
+"""The ``recgpt`` command: train, evaluate, recall, bundle, demo. Errors of ours become one message and exit code 1."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from recgpt.cli_bundle import bundle_app
 from recgpt.errors import RecGPTError, RequestError
 from recgpt.extras import OPTIONAL, missing
 from recgpt.tables import show_candidates
@@ -133,6 +134,9 @@ def demo(
     from recgpt.demo import run_demo
 
     run_demo(data=data, items=items, epochs=epochs, out=out, console=console)
+
+
+app.add_typer(bundle_app, name="bundle")
 
 
 def main() -> NoReturn:

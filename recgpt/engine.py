@@ -8,11 +8,12 @@ from typing import Self
 
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
 from recgpt.bundle import Bundle
-from recgpt.errors import BundleError
+from recgpt.bundle_check import check_fingerprint, check_onnx
+from recgpt.live import LiveRecaller
 from recgpt.recall.recaller import Recaller
 
 
-class Engine(Recaller):
+class Engine(LiveRecaller):
     """Recalls items in process from a bundle.
 
     Example:
@@ -23,26 +24,34 @@ class Engine(Recaller):
 
     @classmethod
     def load(
-        cls, bundle: str | Path, *, num_threads: int | None = None, providers: Sequence[str] | None = None
+        cls,
+        bundle: str | Path,
+        *,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        follow_s: float | None = None,
     ) -> Self:
         """Opens a bundle, checks its files, and loads graphs and index.
 
         Args:
-            bundle: folder that ``export/to_onnx.py`` wrote.
+            bundle: folder that ``export/to_onnx.py`` wrote, or a store that ``recgpt bundle publish`` keeps.
             num_threads: of one call, in model and index; None leaves it to ONNX Runtime and Faiss.
             providers: ONNX Runtime execution providers in order of preference; None takes CUDA if there, else CPU.
+            follow_s: how often to look for a newer bundle in the store; None leaves it to ``reload``.
 
         Raises:
             BundleError: the bundle is missing, damaged, or its parts do not belong together.
             DependencyError: ONNX Runtime or Faiss is not installed, or installed twice.
         """
-        opened = Bundle.open(bundle)
-        if opened.manifest.graph_format != "onnx":
-            raise BundleError(
-                f"{bundle} holds {opened.manifest.graph_format} graphs; expected what export/to_onnx.py writes"
+
+        def open_bundle(opened: Bundle) -> Recaller:
+            check_onnx(opened)
+            index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
+            backend = OnnxRuntimeBackend(
+                opened.graphs(), opened.manifest.model, num_threads=num_threads, providers=providers
             )
-        index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
-        backend = OnnxRuntimeBackend(
-            opened.graphs(), opened.manifest.model, num_threads=num_threads, providers=providers
-        )
-        return cls(backend, index, catalogue, prompt_tuned=opened.manifest.training.is_prompt_tuned)
+            recaller = Recaller(backend, index, catalogue, prompt_tuned=opened.manifest.training.is_prompt_tuned)
+            check_fingerprint(backend, catalogue, opened, who="ONNX Runtime")
+            return recaller
+
+        return cls(bundle, open_bundle, follow_s=follow_s)

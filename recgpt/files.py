@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from recgpt.errors import OutputError
+
+# From <fcntl.h> and <linux/fs.h>.
+_AT_FDCWD = -100
+_RENAME_EXCHANGE = 2
+_CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV)
 
 
 @contextlib.contextmanager
@@ -19,6 +27,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Works for a file and for a folder (the block makes either at the temporary path). If the block raises, ``path`` is
     what it was before and nothing temporary is left. A file replaces a file only, a folder a folder only.
+
+    A process that is killed leaves ``path`` as it was or as it shall be, and perhaps a hidden folder ``.NAME.*`` beside
+    it. Filesystems that cannot exchange two folders in one step (some network ones) have a moment between two renames
+    in which the old folder is in that hidden one.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, or something of another kind stands at ``path``.
@@ -49,12 +61,27 @@ def _swap(temporary: Path, path: Path, previous: Path) -> None:
     if not path.is_dir():
         os.replace(temporary, path)
         return
-    # A folder cannot be replaced in one step; the old one is put back if the second step fails or is interrupted.
+    if _exchange(temporary, path):  # the old folder goes with what is temporary
+        return
+    # The old one is put back if the second step fails or is interrupted.
     with contextlib.ExitStack() as on_failure:
         on_failure.callback(_put_back, previous, path)
         os.rename(path, previous)
         os.rename(temporary, path)
         on_failure.pop_all()
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two paths trade places in one step; False where system or filesystem cannot."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    if rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _CANNOT_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def _put_back(previous: Path, path: Path) -> None:

@@ -1,10 +1,8 @@
-"""The exported graphs on a Triton server, over gRPC; the only module that knows the client library."""
+"""The exported graphs on a Triton server, over gRPC."""
 
 from __future__ import annotations
 
-import contextlib
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +12,14 @@ from numpy.typing import NDArray
 from recgpt.backends.base import ModelSpec
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.tensors import NamedArrays
-from recgpt.backends.triton_errors import server_error
-from recgpt.errors import ConfigError, ModelUnavailableError, ServerError, ServerUnavailableError
+from recgpt.backends.triton_connection import TritonConnection
+from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.extras import require
 from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
 
 _MIN_WIDTH = 8
 
-_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
-
 _DATA_TYPES = {"int64": "INT64", "float32": "FP32"}
-
-_CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    # gRPC would wait up to two minutes before it looks again for a server that was restarted.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,16 +66,12 @@ class TritonBackend(GraphBackend):
         self, url: str, spec: ModelSpec, *, fused: Iterable[int], model_version: str, timeout_s: float = 5.0
     ) -> None:
         super().__init__(spec, fused)
-        if _ADDRESS.fullmatch(url) is None:
-            raise ConfigError(f"url {url!r}: expected host:port of the gRPC endpoint, as in localhost:8001")
         self._url = url
+        self._connection = TritonConnection(url, timeout_s=timeout_s)
+        self._call = self._connection.call
         self._version = model_version
-        self._timeout_s = timeout_s
         self._grpc = require("tritonclient.grpc")
-        self._refusal: type[Exception] = require("tritonclient.utils").InferenceServerException
-        self._client: Any = self._grpc.InferenceServerClient(url, channel_args=_CHANNEL)
         self._max_batch_sizes: dict[str, int] = {}
-        self._closed = False
 
     def check_ready(self) -> None:
         """Asks the server for every model that may be needed, in the version that is needed.
@@ -121,8 +105,7 @@ class TritonBackend(GraphBackend):
 
     def close(self) -> None:
         """Closes the connection; calling it twice is harmless."""
-        self._closed = True
-        self._client.close()
+        self._connection.close()
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         sizes = axis_sizes(graph, feeds)
@@ -177,21 +160,6 @@ class TritonBackend(GraphBackend):
             return f"models it does not tell of ({error})"
         ready = [f"{model.name} {model.version}" for model in index.models if model.state == "READY"]
         return ", ".join(ready) or "no model that is ready"
-
-    def _call(self, what: str, method: str, **arguments: Any) -> Any:
-        if self._closed:
-            raise ServerUnavailableError(f"{what}: the connection to {self._url} was closed; open a new one")
-        call: Callable[..., Any] = getattr(self._client, method)
-        with self._translated(what):
-            return call(client_timeout=self._timeout_s, **arguments)
-
-    @contextlib.contextmanager
-    def _translated(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except self._refusal as error:
-            status, text = error.status(), error.message()  # type: ignore[attr-defined]
-            raise server_error(status, text, url=self._url, what=what) from error
 
 
 def ladder(width: int, highest: int | None = None) -> int:

@@ -17,6 +17,7 @@ from recgpt.errors import (
 
 _START = "start one with: tritonserver --model-repository triton_models"
 _LATER = "try again later, send fewer requests at a time, or add servers"
+_EXPLICIT = "start the server with --model-control-mode=explicit --load-model='*' to change its models while it runs"
 _REPORT = "see the server's log"
 _MISFIT = "the request does not fit the model that is served; use the bundle of the same export"
 
@@ -47,6 +48,7 @@ _UNAVAILABLE_BECAUSE = (
     ("timeout expired", ServerTimeoutError, "raise timeout_s, or send fewer requests at a time"),
     ("unknown model", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
     ("not at ready state", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
+    ("explicit model load / unload", ServerRefusedError, _EXPLICIT),
     ("is not ready", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
 )
 

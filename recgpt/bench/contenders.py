@@ -105,7 +105,7 @@ def open_contenders(subject: Subject, url: str, *, num_interests: int, num_threa
         manifest = bundle.manifest
         # A connection of its own, so that asking for counters does not touch the one that is timed.
         observer = TritonBackend(
-            url, manifest.model, fused=(), model_version=str(manifest.version), timeout_s=TIMEOUT_S
+            url, manifest.model, fused=(), model_version=str(manifest.model_version), timeout_s=TIMEOUT_S
         )
         stack.callback(observer.close)
         yield Contenders(recallers, ServerAccount(observer, interests_spec(num_interests).name))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
-from recgpt.serving.repository import write_repository
+from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
 from recgpt.types import RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
@@ -89,7 +89,8 @@ def export_bundle(
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
 
-    Nothing that stood at ``out`` or in ``model_repository`` changes unless everything went well.
+    Nothing that stood at ``out`` or in ``model_repository`` changes unless everything went well. If the process is
+    killed, the former bundle and its version in the repository are there, or the new ones, or both versions.
 
     Args:
         checkpoint: what to export.
@@ -113,7 +114,7 @@ def export_bundle(
     catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
     reference = EagerBackend(decoder, fused=num_interests)
     manifest = _describe(checkpoint, reference, graph_format, next_version(_version_at(out)))
-    with atomic_path(out) as folder:
+    with _replacing(out, model_repository, manifest.version) as folder:
         folder.mkdir()
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
         ItemIndex.build(matrix).save(folder / INDEX)
@@ -126,7 +127,7 @@ def export_bundle(
         report.require(TOLERANCE)
         write_manifest(folder, manifest)
         if model_repository is not None:
-            write_repository(model_repository, graphs, manifest.version)
+            add_version(model_repository, graphs, manifest.version)
     return report
 
 
@@ -139,6 +140,24 @@ def examples_of(checkpoint: Checkpoint) -> list[Example]:
         )
         for user_row, rows in checkpoint.examples
     ]
+
+
+@contextlib.contextmanager
+def _replacing(out: Path, model_repository: Path | None, version: int) -> Iterator[Path]:
+    """Replaces the bundle by what the block makes, while old and new version stand side by side in the repository."""
+    if model_repository is None:
+        with atomic_path(out) as folder:
+            yield folder
+        return
+    before = {other for versions in all_versions(model_repository).values() for other in versions}
+    try:
+        with atomic_path(out) as folder:
+            yield folder
+    except OutputError:
+        if before:
+            remove_versions(model_repository, keep=before)
+        raise
+    remove_versions(model_repository, keep={version, *held_versions(model_repository)})
 
 
 def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: GraphFormat, version: int) -> Manifest:

@@ -19,11 +19,12 @@ class EncodedRequest:
 
     Attributes:
         user_row: 0 = the shared user.
-        item_rows: (n,) int64, the known items of the whole history, oldest first.
+        item_rows: (n,) int64, the items of the whole history that the model knows, oldest first.
         segments: (n,) int64.
         quotas: as asked for, or the default.
         merge: one of MERGES.
-        excluded: distinct rows never to be returned.
+        excluded: distinct rows never to be returned, without those that nobody is ever returned.
+        never_generated: (E,) int64, distinct rows never to be fed back: all of the model's that are not returned.
         cold_start: the rules that apply.
     """
 
@@ -33,6 +34,7 @@ class EncodedRequest:
     quotas: tuple[int, ...]
     merge: str
     excluded: frozenset[int]
+    never_generated: Int64Array
     cold_start: ColdStart
 
 
@@ -41,15 +43,19 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     user_row = 0 if request.user_id is None else int(catalogue.user_ids.rows([request.user_id])[0])
     rows = catalogue.item_ids.rows(request.history)
     segments = np.array(request.segments or [BEHAVIOUR] * len(rows), dtype=np.int64)
-    known = rows > 0
+    known = (rows > 0) & (rows <= catalogue.num_modelled)
+    # A prompt was offered, not taken: it may be just what the user wants next.
+    seen = rows[(rows > 0) & (segments == BEHAVIOUR)] if request.filter_seen else rows[:0]
+    excluded = frozenset(seen.tolist()) - catalogue.deleted
+    modelled = np.array(sorted(row for row in excluded if row <= catalogue.num_modelled), dtype=np.int64)
     return EncodedRequest(
         user_row=user_row,
         item_rows=rows[known],
         segments=segments[known],
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
-        # A prompt was offered, not taken: it may be just what the user wants next.
-        excluded=frozenset(rows[known & (segments == BEHAVIOUR)].tolist()) if request.filter_seen else frozenset(),
+        excluded=excluded,
+        never_generated=np.concatenate([modelled, catalogue.never_generated]),
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=int(len(rows) - known.sum()),
@@ -63,11 +69,12 @@ def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tok
     lengths = np.array([min(len(request.item_rows), max_history) for request in requests], dtype=np.int64)
     item_rows = np.zeros((len(requests), lengths.max()), dtype=np.int64)
     segments = np.zeros_like(item_rows)
-    excluded = np.zeros((len(requests), max(1, *(len(request.excluded) for request in requests))), dtype=np.int64)
+    num_excluded = max(1, *(len(request.never_generated) for request in requests))
+    excluded = np.zeros((len(requests), num_excluded), dtype=np.int64)
     for position, (request, length) in enumerate(zip(requests, lengths, strict=True)):
         item_rows[position, :length] = request.item_rows[-length:]
         segments[position, :length] = request.segments[-length:]
-        excluded[position, : len(request.excluded)] = sorted(request.excluded)
+        excluded[position, : len(request.never_generated)] = request.never_generated
     return Tokens(
         user_rows=np.array([request.user_row for request in requests], dtype=np.int64),
         item_rows=item_rows,

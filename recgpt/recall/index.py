@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _MIN_QUERIES_PER_THREAD = 32
 
 
 class ItemIndex:
-    """Item vectors of rows 1..V; row 0, the padding, is not in it and can never be found.
+    """Item vectors by row; row 0, the padding, is not in it and can never be found.
 
     Searches are exact and deterministic: best score first, the lower row first among equal scores, also where equal
     scores straddle the end of the list. Safe to call from several threads.
@@ -34,12 +35,14 @@ class ItemIndex:
     Args:
         index: a flat inner-product index of Faiss.
         num_threads: of one search with many queries; None takes what OpenMP offers.
+        rows: (V,) int64, ascending, the row of each vector; None means 1..V.
     """
 
-    def __init__(self, index: Any, *, num_threads: int | None = None) -> None:
+    def __init__(self, index: Any, *, num_threads: int | None = None, rows: Int64Array | None = None) -> None:
         self._faiss = require("faiss")
         self._index = index
         self._searcher = index
+        self._rows = np.arange(1, index.ntotal + 1, dtype=np.int64) if rows is None else rows
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
         self._lock: threading.Lock | None = None
         if self._faiss.get_num_gpus() > 0:
@@ -72,6 +75,13 @@ class ItemIndex:
             raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
         return cls(index, num_threads=num_threads)
 
+    def without(self, rows: Iterable[int]) -> ItemIndex:
+        """The same index with some rows left out, so that they can never be found."""
+        kept = ~np.isin(self._rows, list(rows))
+        index = self._faiss.IndexFlatIP(self.size)
+        index.add(self.vectors()[kept])
+        return ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+
     def save(self, path: Path) -> None:
         """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
         path.write_bytes(self._faiss.serialize_index(self._index).data)
@@ -87,7 +97,7 @@ class ItemIndex:
         return int(self._index.d)
 
     def vectors(self) -> Float32Array:
-        """The item vectors (V, D) float32 in row order, so that row r stands at r - 1."""
+        """The item vectors (V, D) float32 in row order, so that row r stands at r - 1 where none is left out."""
         stored: Float32Array = self._index.reconstruct_n(0, self.num_items)
         return stored
 
@@ -132,7 +142,7 @@ class ItemIndex:
         else:
             with self._lock:
                 scores, positions = self._searcher.search(queries, fetch)
-        rows = positions.astype(np.int64) + 1
+        rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 

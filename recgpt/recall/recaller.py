@@ -56,17 +56,38 @@ class Recaller:
 
     def __init__(self, backend: Backend, index: ItemIndex, catalogue: Catalogue, *, prompt_tuned: bool) -> None:
         spec = backend.spec
-        sizes = {(spec.num_items, spec.hidden_size), (index.num_items, index.size)}
-        if len(sizes) > 1 or len(catalogue.item_ids) != spec.num_items or len(catalogue.user_ids) != spec.num_users:
+        model = (spec.num_items, spec.hidden_size, spec.num_users)
+        found = (catalogue.num_modelled, index.size, len(catalogue.user_ids))
+        if found != model or index.num_items != catalogue.num_recallable:
             raise BundleMismatchError(
                 f"the model has {spec.num_items} items of width {spec.hidden_size} and {spec.num_users} users, the "
                 f"index {index.num_items} items of width {index.size}, the id maps {len(catalogue.item_ids)} items and "
                 f"{len(catalogue.user_ids)} users; expected all from one export: run export/to_onnx.py again"
             )
-        self.backend = backend
-        self.index = index
-        self.catalogue = catalogue
-        self.prompt_tuned = prompt_tuned
+        self._backend = backend
+        self._index = index
+        self._catalogue = catalogue
+        self._prompt_tuned = prompt_tuned
+
+    @property
+    def backend(self) -> Backend:
+        """Runs the model."""
+        return self._backend
+
+    @property
+    def index(self) -> ItemIndex:
+        """Finds items for interests."""
+        return self._index
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """Ids and popularity."""
+        return self._catalogue
+
+    @property
+    def prompt_tuned(self) -> bool:
+        """Whether the model went through stage 2."""
+        return self._prompt_tuned
 
     def recall(
         self,
@@ -156,6 +177,11 @@ class Recaller:
         num_interests, window = len(encoded.quotas), self.backend.spec.max_length
         if num_interests > window:
             raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
+        generable = self.catalogue.num_modelled - len(encoded.never_generated)
+        if num_interests - 1 > generable:
+            raise QuotaError(
+                f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated"
+            )
         return encoded
 
     def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
@@ -183,7 +209,9 @@ class Recaller:
         answers: list[_Answer] = []
         for request in group:
             k = sum(request.quotas)
-            rows = self.catalogue.popular_rows[:k]
+            # Items of the history that the model does not know may be in the catalogue, and seen.
+            rows = self.catalogue.popular_rows[: k + len(request.excluded)]
+            rows = rows[~np.isin(rows, list(request.excluded))][:k]
             scores = self.catalogue.popularity[rows].astype(np.float32)
             answers.append(self._answer(rows, scores, np.zeros(k, dtype=np.int64), rows[:0]))
         return answers

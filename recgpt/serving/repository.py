@@ -3,6 +3,10 @@
     triton_models/
       prefill/  config.pbtxt  <version>/model.onnx
       decode/   ...
+      published.json          versions that a bundle store put here; an export leaves them alone
+
+All versions in the folder are served, and a client asks for one by number. So a repository that was left half written,
+with a version of some graphs and not yet of others, serves the older version as if nothing had happened.
 
 The files are for NVIDIA's own ONNX Runtime backend; the stand-in of this package takes them as they are. Knows nothing
 of bundles, nor of how a server is started.
@@ -11,17 +15,19 @@ of bundles, nor of how a server is started.
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from recgpt.errors import OutputError
 from recgpt.extras import require
-from recgpt.files import atomic_path
+from recgpt.files import atomic_path, sha256
 from recgpt.signature import GraphSpec, TensorSpec, graph_spec
 
 CONFIG = "config.pbtxt"
 MODEL = "model.onnx"
+HELD = "published.json"
 
 MAX_BATCH_SIZE = 256
 """Rows of one execution; a client splits larger batches."""
@@ -39,7 +45,7 @@ backend: "onnxruntime"
 max_batch_size: {max_batch_size}
 {tensors}
 instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
-version_policy {{ latest {{ num_versions: 1 }} }}
+version_policy {{ all {{ }} }}
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
@@ -62,10 +68,19 @@ def model_config(graph: GraphSpec, sizes: Mapping[str, int]) -> str:
 
 
 def write_repository(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
-    """Puts exported graphs into a model repository as their only version.
+    """Puts exported graphs into a model repository as their only version beside those that a bundle store holds.
 
-    Every file is written beside its place and then renamed, so a server that starts meanwhile, or polls, sees whole
-    versions only. Earlier versions go when all new ones stand.
+    Arguments and errors as of ``add_version``.
+    """
+    add_version(folder, graphs, version)
+    remove_versions(folder, keep={version, *held_versions(folder)})
+
+
+def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
+    """Puts exported graphs into a model repository beside what is there.
+
+    Every file is written beside its place, and renamed when all are written, so a server that starts meanwhile sees
+    whole versions only. A file that stands already is not touched, so a server need not load it again.
 
     Args:
         folder: the repository; made if it is not there.
@@ -73,21 +88,60 @@ def write_repository(folder: Path, graphs: Mapping[str, Path], version: int) -> 
         version: positive; the name of the version folders.
 
     Raises:
-        OutputError: the folder cannot be written, or the disk is full; the repository is as it was.
+        OutputError: the folder cannot be written, the disk is full, or a held version has other sizes, and one
+            ``config.pbtxt`` cannot serve both; the repository is as it was.
         DependencyError: ONNX Runtime, which tells the sizes of the graphs, is not installed.
     """
     specs = {name: graph_spec(name) for name in graphs}
     configs = {name: model_config(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()}
-    with _undone_on_failure([folder / name for name in graphs]), contextlib.ExitStack() as stack:
+    _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
+    places = {name: folder / name / str(version) for name in graphs}
+    made = [folder, *(place.parent for place in places.values()), *places.values()]
+    with _undone_on_failure(made), contextlib.ExitStack() as stack:
         for name, path in graphs.items():
-            staged = stack.enter_context(atomic_path(folder / name / str(version)))
-            staged.mkdir()
-            shutil.copyfile(path, staged / MODEL)
+            if not _is_copy(places[name] / MODEL, path):
+                staged = stack.enter_context(atomic_path(places[name]))
+                staged.mkdir()
+                shutil.copyfile(path, staged / MODEL)
             config = folder / name / CONFIG
-            if not config.is_file() or config.read_text() != configs[name]:
+            if _text(config) != configs[name]:
                 stack.enter_context(atomic_path(config)).write_text(configs[name])
-    for name in graphs:
-        _remove_other_versions(folder / name, version)
+
+
+def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
+    """Removes all other versions of the graphs in a repository, and graphs without a version, whatever they are.
+
+    A later number goes as well, such as a wrong clock gave. What no export wrote stays.
+    """
+    for model in _models(folder):
+        for version in model_versions(model):
+            if version not in keep:
+                shutil.rmtree(model / str(version), ignore_errors=True)
+        # A model without a version keeps a server from starting.
+        if [path.name for path in model.iterdir()] == [CONFIG]:
+            shutil.rmtree(model, ignore_errors=True)
+
+
+def all_versions(folder: Path) -> dict[str, list[int]]:
+    """The versions of each exported graph in a repository, ascending, by the graph's name."""
+    return {model.name: model_versions(model) for model in _models(folder)}
+
+
+def held_versions(folder: Path) -> frozenset[int]:
+    """The versions that a bundle store keeps in a repository; OutputError if the list cannot be read."""
+    text = _text(folder / HELD)
+    try:
+        return frozenset(int(version) for version in json.loads(text)["versions"]) if text else frozenset()
+    except (KeyError, TypeError, ValueError) as error:
+        raise OutputError(
+            f"{folder / HELD} is not the list of versions that recgpt bundle publish wrote; remove it and publish again"
+        ) from error
+
+
+def hold_versions(folder: Path, versions: Iterable[int]) -> None:
+    """Writes down which versions an export must leave alone."""
+    with atomic_path(folder / HELD) as temporary:
+        temporary.write_text(json.dumps({"versions": sorted(versions)}) + "\n")
 
 
 def graph_sizes(path: Path, graph: GraphSpec) -> dict[str, int]:
@@ -117,19 +171,42 @@ def _tensor(kind: str, tensor: TensorSpec, sizes: Mapping[str, int]) -> str:
 
 
 @contextlib.contextmanager
-def _undone_on_failure(models: list[Path]) -> Iterator[None]:
-    """Removes, if the block fails, the folders that it made: a model without a version keeps a server from starting."""
-    new = [model for model in (models[0].parent, *models) if not model.exists()] if models else []
+def _undone_on_failure(folders: list[Path]) -> Iterator[None]:
+    """Removes, if the block fails, those of the folders that it made."""
+    new = [folder for folder in folders if not folder.exists()]
     try:
         yield
     except OutputError:
-        for model in new:
-            shutil.rmtree(model, ignore_errors=True)
+        for folder in new:
+            shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _remove_other_versions(model: Path, version: int) -> None:
-    # Triton serves the highest number, so a later one that a wrong clock gave must go as well.
-    for other in model_versions(model):
-        if other != version:
-            shutil.rmtree(model / str(other), ignore_errors=True)
+def _refuse_other_sizes(folder: Path, configs: Mapping[str, str], held: frozenset[int]) -> None:
+    for name, config in configs.items():
+        present = _text(folder / name / CONFIG)
+        if present and _tensors(present) != _tensors(config) and held & set(model_versions(folder / name)):
+            raise OutputError(
+                f"{folder / name} holds the published version(s) {sorted(held)} with tensors of other sizes, and "
+                f"Triton serves one size a model; nothing was changed: choose another --model-repository, with a "
+                f"server of its own, and move the clients there"
+            )
+
+
+def _tensors(config: str) -> list[str]:
+    return [line for line in config.splitlines() if line.startswith(("input ", "output "))]
+
+
+def _models(folder: Path) -> list[Path]:
+    """The models of a repository whose settings an export wrote."""
+    header = _CONFIG.partition("\n")[0]
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [model for model in found if (_text(model / CONFIG) or "").startswith(header)]
+
+
+def _text(path: Path) -> str | None:
+    return path.read_text() if path.is_file() else None
+
+
+def _is_copy(copy: Path, original: Path) -> bool:
+    return copy.is_file() and sha256(copy) == sha256(original)

@@ -34,6 +34,7 @@ class TritonServer:
         grpc_port: None takes a free one; the HTTP and metrics ports are always free ones.
         log: file for what the server says; what stood in it is replaced.
         ready_timeout_s: how long to wait for all models to be ready.
+        explicit: whether models may be loaded and unloaded while it runs, as publishing to it does.
 
     Attributes:
         url: ``host:port`` of gRPC, for clients.
@@ -47,8 +48,15 @@ class TritonServer:
     """
 
     def __init__(
-        self, model_repository: str | Path, *, grpc_port: int | None = None, log: Path, ready_timeout_s: float = 60.0
+        self,
+        model_repository: str | Path,
+        *,
+        grpc_port: int | None = None,
+        log: Path,
+        ready_timeout_s: float = 60.0,
+        explicit: bool = False,
     ) -> None:
+        self._explicit = explicit
         self._http_port, self._metrics_port, free = _free_ports(3)
         self._grpc_port = grpc_port if grpc_port is not None else free
         self._repository = Path(model_repository)
@@ -120,6 +128,7 @@ class TritonServer:
             f"--grpc-address={LOOPBACK}",
             f"--metrics-address={LOOPBACK}",
             "--exit-timeout-secs=5",
+            *(["--model-control-mode=explicit", "--load-model=*"] if self._explicit else []),
         ]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import resource
@@ -12,10 +13,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_model import Export
 
+from recgpt.bundle import Bundle, write_manifest
 from recgpt.data.sequences import write_sequences
 from recgpt.data.synthetic import generate
 from recgpt.files import sha256
@@ -292,3 +295,40 @@ def test_settings_that_do_not_exist(trained: Trained, tmp_path: Path) -> None:
     command = ("train", "--data", trained.data, "--out", "run", "--config", "wrong.toml")
     message = refused(*RECGPT, *command, cwd=tmp_path)
     assert "ConfigError: [model] of wrong.toml: unknown key width; valid keys: max_length, hidden_size" in message
+
+
+def test_bundles_are_listed_published_changed_and_rolled_back(export: Export, bundle: Path, tmp_path: Path) -> None:
+    first = Bundle.open(bundle).manifest
+    write_manifest(bundle, dataclasses.replace(first, version=first.version + 1))
+    (tmp_path / "ids.txt").write_text("new\n")
+    np.save(tmp_path / "vectors.npy", np.ones((1, 16)))
+
+    def bundles(*command: object) -> str:
+        result = run(*RECGPT, "bundle", *command, cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+    def listed() -> dict[str, list[str]]:
+        rows = [line.split() for line in bundles("list").splitlines()[1:]]
+        return {row[0]: row[1:4] for row in rows if row[0] in ("current", "previous")}
+
+    versions = [str(first.version), str(first.version + 1)]
+    for folder in (export.bundle, bundle):
+        bundles("publish", folder)
+    assert listed() == {"current": [versions[1]] * 2 + ["300"], "previous": [versions[0]] * 2 + ["300"]}
+    bundles("rollback")
+    assert listed() == {"current": [versions[0]] * 2 + ["300"]}
+    assert "1 new item" in bundles("add-items", "--ids", "ids.txt", "--vectors", "vectors.npy")
+    assert listed()["current"][1:] == [versions[0], "300"]
+    bundles("delete-items", "new", "i7")
+    assert "2 item(s) deleted for good" in bundles("list")
+    command = ("recall", "--bundle", "artifacts/bundles", "--k", 297, "--history", "i1", "i2")
+    result = run(*RECGPT, *command, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    shown = {line.split()[1] for line in result.stdout.splitlines() if "interest" in line}
+    assert shown == {f"i{row}" for row in range(3, 301)} - {"i7"}
+
+
+def test_a_store_without_a_bundle(tmp_path: Path) -> None:
+    assert "no version before" in refused(*RECGPT, "bundle", "rollback", cwd=tmp_path)
+    assert "BundleError" in refused(*RECGPT, "bundle", "publish", cwd=tmp_path)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from tiny_model import Export, Graphs, Served
+from tiny_model import Export, Graphs, Served, random_checkpoint
 
 from recgpt.bundle import Bundle
+from recgpt.graphs.export import ONNX, export_bundle
 from recgpt.serving.repository import write_repository
 from recgpt.serving.server import TritonServer
 
@@ -20,6 +22,15 @@ def small_graphs(export: Export) -> Graphs:
     files = bundle.graphs()
     # The fewer models a server has, the sooner it is ready.
     return Graphs({name: files[name] for name in ("prefill", "decode", "interests_2")}, bundle.manifest.model)
+
+
+@pytest.fixture(scope="session")
+def other_bundle(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another training of the same catalogue, without the graph of six interests; later than the first."""
+    bundle = tmp_path_factory.mktemp("other") / "bundle"
+    export_bundle(random_checkpoint(seed=1), bundle, ONNX, num_interests=(2,), say=lambda text: None)
+    assert Bundle.open(bundle).manifest.version > Bundle.open(export.bundle).manifest.version
+    return bundle
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,15 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recgpt.errors import OutputError
-from recgpt.serving.repository import CONFIG, model_versions, write_repository
+from recgpt.serving.repository import (
+    CONFIG,
+    HELD,
+    add_version,
+    all_versions,
+    hold_versions,
+    model_versions,
+    write_repository,
+)
 
 ORT_TYPES = {"tensor(int64)": "TYPE_INT64", "tensor(float)": "TYPE_FP32"}
 
@@ -55,6 +63,47 @@ def test_a_new_version_replaces_all_others_and_leaves_strangers_alone(small_grap
     assert all(model_versions(tmp_path / name) == [7] for name in small_graphs.files)
     assert (tmp_path / "prefill" / "configs").is_dir()
     assert (tmp_path / "README.md").read_text() == "mine"
+
+
+def test_a_graph_that_is_not_exported_any_more_goes_with_its_settings(small_graphs, tmp_path):
+    write_repository(tmp_path, small_graphs.files, 7)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / CONFIG).write_text("another model")
+    fewer = {name: path for name, path in small_graphs.files.items() if name != "interests_2"}
+    write_repository(tmp_path, fewer, 8)
+    assert {path.name for path in tmp_path.iterdir()} == {"prefill", "decode", "mine"}
+
+
+def test_published_versions_stay_when_an_export_comes(small_graphs, tmp_path):
+    write_repository(tmp_path, small_graphs.files, 7)
+    hold_versions(tmp_path, [7])
+    write_repository(tmp_path, small_graphs.files, 8)
+    write_repository(tmp_path, small_graphs.files, 9)
+    assert all_versions(tmp_path) == {name: [7, 9] for name in small_graphs.files}
+
+
+def test_published_versions_of_other_sizes_are_in_the_way(small_graphs, tmp_path):
+    write_repository(tmp_path, small_graphs.files, 7)
+    hold_versions(tmp_path, [7])
+    config = tmp_path / "prefill" / CONFIG
+    config.write_text(config.read_text().replace("dims: [16]", "dims: [32]"))
+    before = snapshot(tmp_path)
+    with pytest.raises(OutputError, match="prefill holds the published version.*7.*other sizes"):
+        write_repository(tmp_path, small_graphs.files, 8)
+    assert snapshot(tmp_path) == before
+
+
+def test_a_list_of_published_versions_that_cannot_be_read_is_an_output_error(small_graphs, tmp_path):
+    (tmp_path / HELD).write_text("[]")
+    with pytest.raises(OutputError, match="publish again"):
+        write_repository(tmp_path, small_graphs.files, 7)
+
+
+def test_a_version_that_stands_is_not_written_again(small_graphs, tmp_path):
+    add_version(tmp_path, small_graphs.files, 7)
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    add_version(tmp_path, small_graphs.files, 7)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}.items() <= stamps.items()
 
 
 def test_settings_that_fit_are_not_touched(small_graphs, tmp_path):

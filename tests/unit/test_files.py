@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from recgpt import files
 from recgpt.errors import DataError, OutputError
 from recgpt.files import atomic_path, sha256
 
@@ -125,7 +128,51 @@ def test_sha256_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert sha256(path) == hashlib.sha256(b"abc" * 100_000).hexdigest()
 
 
+KILL = """
+import sys
+from pathlib import Path
+from kill_points import each_kill_point
+from recgpt.files import atomic_path
+
+bundle = Path(sys.argv[1])
+
+def replace():
+    with atomic_path(bundle) as temporary:
+        temporary.mkdir()
+        for name in ("a", "b"):
+            (temporary / name).write_text("new")
+
+def made_of(text):
+    with atomic_path(bundle) as temporary:
+        temporary.mkdir()
+        for name in ("a", "b"):
+            (temporary / name).write_text(text)
+
+made_of("old")
+for number in each_kill_point(replace):
+    print(*sorted({path.read_text() for path in bundle.iterdir()}), len(list(bundle.iterdir())))
+    made_of("old")
+"""
+
+
+def test_a_process_killed_at_any_step_leaves_the_old_folder_or_the_new_one(tmp_path: Path) -> None:
+    tests = Path(__file__).parents[1]
+    found = subprocess.run(
+        [sys.executable, "-c", KILL, tmp_path / "bundle"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert set(found) == {"old 2", "new 2"}
+    assert found[0] == "old 2"
+    assert found[-1] == "new 2"
+    assert len(found) > 6
+
+
 def test_an_interrupted_swap_of_folders_puts_the_old_one_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a filesystem that cannot exchange folders.
+    monkeypatch.setattr(files, "_exchange", lambda one, other: False)
     folder = tmp_path / "bundle"
     folder.mkdir()
     (folder / "old").write_text("old")

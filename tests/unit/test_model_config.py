@@ -47,7 +47,7 @@ def test_settings_are_those_of_the_native_backend(name):
     assert config.HasField("dynamic_batching")
     # A bound on the queue makes Triton leave requests for half a second, see recgpt.serving.repository.
     assert not config.dynamic_batching.HasField("default_queue_policy")
-    assert config.version_policy.latest.num_versions == 1
+    assert config.version_policy.HasField("all")
     assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
     assert set(config.parameters) == {"intra_op_thread_count"}
 

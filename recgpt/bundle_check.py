@@ -1,0 +1,59 @@
+"""Whether a bundle is whole, and whether what runs its graphs gives the answer that its manifest expects."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recgpt.backends.base import Backend
+from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.bundle import Bundle
+from recgpt.errors import BundleError, BundleMismatchError
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.fingerprint import TOLERANCE, fingerprint, fingerprint_distance
+from recgpt.types import RecallRequest
+
+
+def check_fingerprint(backend: Backend, catalogue: Catalogue, bundle: Bundle, *, who: str) -> None:
+    """BundleMismatchError unless the backend answers the bundle's test request as the exported model did.
+
+    Args:
+        backend: runs what should be the bundle's model.
+        catalogue: of the bundle.
+        bundle: holds the request and the answer.
+        who: runs the model, for the message.
+    """
+    example = bundle.examples()[0]
+    request = RecallRequest(history=example.history, user_id=example.user_id)
+    expected = np.array(bundle.manifest.fingerprint, dtype=np.float32)
+    distance = fingerprint_distance(fingerprint(backend, catalogue, request), expected)
+    if not distance <= TOLERANCE:
+        raise BundleMismatchError(
+            f"{who} runs another model than the one that bundle {bundle.path} (version {bundle.manifest.version}) was "
+            f"exported with: its answer to the bundle's test request is off by {distance:.0%}; serve the "
+            f"triton_models/ of the same export, or pass the bundle that is served"
+        )
+
+
+def check_onnx(bundle: Bundle) -> None:
+    """BundleError unless the bundle holds graphs that the engine and Triton can run."""
+    if bundle.manifest.graph_format != "onnx":
+        raise BundleError(
+            f"{bundle.path} holds {bundle.manifest.graph_format} graphs; expected what export/to_onnx.py writes"
+        )
+
+
+def check_bundle(bundle: Bundle) -> None:
+    """Reads all of a bundle as its users will, runs its graphs, and compares the answer.
+
+    Raises:
+        BundleError: a file is missing or altered, parts do not belong together, or the model answers otherwise.
+        DependencyError: ONNX Runtime or Faiss is not installed.
+    """
+    check_onnx(bundle)
+    bundle.check_files()
+    bundle.index()
+    backend = OnnxRuntimeBackend(bundle.graphs(), bundle.manifest.model, num_threads=1)
+    try:
+        check_fingerprint(backend, bundle.catalogue(), bundle, who="ONNX Runtime")
+    finally:
+        backend.close()
