@@ -25,6 +25,9 @@ def to_onnx(
     checkpoint: Annotated[Path, typer.Argument(help="What recgpt train wrote.")],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")] = Path("artifacts/bundle"),
     model_repository: Annotated[Path, typer.Option(help="Triton's model repository.")] = REPOSITORY,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="What recgpt evaluate --json wrote, for the model card.")
+    ] = None,
     scan: Annotated[
         Scan,
         typer.Option(help="How generation looks for the best item: int8 and exact scores of the best; or float32."),
@@ -32,7 +35,12 @@ def to_onnx(
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(
-        load_checkpoint(checkpoint), out, onnx_format(scan), model_repository=model_repository, say=console.print
+        load_checkpoint(checkpoint),
+        out,
+        onnx_format(scan),
+        model_repository=model_repository,
+        evaluation=evaluation,
+        say=console.print,
     )
     show_parity(report.rows(), console)
     console.print(f"wrote {out} and {model_repository}", markup=False, soft_wrap=True)

@@ -6,6 +6,7 @@
       item_index.faiss    the item matrix as a search index
       ids.json            item and user ids in row order
       popularity.npy      (V + 1,) int64
+      MODEL_CARD.md       data, recipe, quality and limits, for people
       examples.json       a few histories of the training data, for checks and first steps
 
 A folder of bundles with a ``store.json`` (``recgpt.bundle_store``) stands for the one of them that is current.

@@ -57,12 +57,16 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
     elif not data.is_file():
         raise DataError(f"{data}: no such file; expected interactions, as described in README.md")
     epochs = epochs or DEFAULT_EPOCHS
-    run, bundle = out / f"run_{data.name.partition('.')[0]}_{epochs}", out / "bundle"
+    run, bundle, evaluation = (
+        out / f"run_{data.name.partition('.')[0]}_{epochs}",
+        out / "bundle",
+        out / "evaluation.json",
+    )
     checkpoint = run / "ckpt.pt"
     started = time.perf_counter()
     _command(console, "recgpt", "train", "--data", data, "--out", run, "--epochs", epochs)
-    _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", out / "evaluation.json")
-    _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle)
+    _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", evaluation)
+    _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle, "--evaluation", evaluation)
     _command(console, "python", _script("export/to_torchscript.py"), checkpoint, "--out", out / "torchscript")
     _command(
         console, "python", _script("benchmarks/recall_latency.py"), "--bundle", bundle, "--checkpoint", checkpoint,

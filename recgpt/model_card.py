@@ -15,6 +15,7 @@ from recgpt.errors import DataError
 from recgpt.tables import markdown_table
 from recgpt.training_state import TrainingState
 
+FILE = "MODEL_CARD.md"
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 
 _LIMITS = """\
@@ -74,16 +75,16 @@ def render_card(
     return "\n\n".join(section.rstrip() for section in sections if section) + "\n"
 
 
-def read_evaluation(path: Path, data_sha256: str) -> dict[str, Any]:
-    """Reads what ``recgpt evaluate --json`` wrote; DataError if it is something else, or about another model's data."""
+def read_evaluation(path: Path, training: TrainingState) -> dict[str, Any]:
+    """Reads what ``recgpt evaluate --json`` wrote; DataError if it is something else, or about another model."""
     try:
         evaluation: dict[str, Any] = json.loads(path.read_text())
-        found = evaluation["training"]["data_sha256"]
+        evaluated = evaluation["training"]
         _quality(evaluation)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: expected what recgpt evaluate --json writes: {error}") from error
-    if found != data_sha256:
-        raise DataError(f"{path} is the evaluation of a model of other data; evaluate the checkpoint that is exported")
+        raise DataError(f"{path}: expected what recgpt evaluate --json writes: {error!r}") from error
+    if evaluated != json.loads(json.dumps(training.to_dict())):
+        raise DataError(f"{path} is the evaluation of another model; evaluate the checkpoint that is exported")
     return evaluation
 
 

@@ -31,6 +31,8 @@ from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
 from recgpt.model.checkpoint import Checkpoint
+from recgpt.model_card import FILE as MODEL_CARD
+from recgpt.model_card import read_evaluation, render_card
 from recgpt.model.decoder import Decoder
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
@@ -85,6 +87,7 @@ def export_bundle(
     *,
     model_repository: Path | None = None,
     num_interests: Sequence[int] = (1, 2, 6),
+    evaluation: Path | None = None,
     say: Say = print,
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
@@ -98,6 +101,7 @@ def export_bundle(
         graph_format: ``ONNX`` or ``TORCHSCRIPT``.
         model_repository: Triton's folder, for ONNX; None leaves Triton out.
         num_interests: the J of each fused graph.
+        evaluation: what ``recgpt evaluate --json`` wrote of this checkpoint, for the model card.
         say: told about each step.
 
     Returns:
@@ -106,9 +110,11 @@ def export_bundle(
     Raises:
         ExportError: a weight is not finite, or the window has no room for the interests.
         ParityError: the exported graphs and PyTorch disagree.
+        DataError: ``evaluation`` is of another model, or something else.
         OutputError: a folder cannot be written.
     """
-    decoder = checkpoint.decoder
+    decoder, training = checkpoint.decoder, checkpoint.training
+    metrics = read_evaluation(evaluation, training) if evaluation is not None else {}
     check_finite(decoder)
     _check_room(decoder, num_interests)
     catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
@@ -125,6 +131,15 @@ def export_bundle(
         report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
         candidate.close()
         report.require(TOLERANCE)
+        num_interactions = int(checkpoint.popularity.sum())
+        card = render_card(
+            training,
+            reference.spec,
+            num_interactions=num_interactions,
+            version=manifest.version,
+            evaluation=metrics,
+        )
+        (folder / MODEL_CARD).write_text(card)
         write_manifest(folder, manifest)
         if model_repository is not None:
             add_version(model_repository, graphs, manifest.version)

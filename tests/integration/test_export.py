@@ -123,9 +123,7 @@ def test_another_format_replaces_the_whole_bundle(exported: Path) -> None:
     bundle = Bundle.open(exported / "bundle")
     assert sorted(path.name for path in bundle.graphs().values()) == ["decode.pt", "interests_2.pt", "prefill.pt"]
     assert not list(bundle.path.glob("*.onnx"))
-    np.testing.assert_array_equal(
-        bundle.index().vectors(), checkpoint.decoder.item_matrix.detach().numpy()[1:]
-    )
+    np.testing.assert_array_equal(bundle.index().vectors(), checkpoint.decoder.item_matrix.detach().numpy()[1:])
     with pytest.raises(BundleError, match="torchscript.*export/to_onnx.py"):
         Engine.load(bundle.path)
 
