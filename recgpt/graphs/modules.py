@@ -18,30 +18,23 @@ from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
 from recgpt.types import PROMPT
 
 SCORE_BLOCK = 64
-"""The columns of which ``NextItem`` takes the maximum first, where the item matrix has a multiple of them as rows."""
+"""How many scores are searched by their maximum first."""
 
 
 class NextItem(nn.Module):
-    """The best item for an interest: argmax over the catalogue, padding and the excluded rows left out.
-
-    The item matrix may have rows of padding behind the items too, as in an exported copy; it keeps its shape.
-    """
-
-    padding: Tensor
+    """The best item for an interest: argmax over the catalogue, padding and the excluded rows left out."""
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.num_rows = len(decoder.item_matrix)
-        self.register_buffer("padding", masked_rows(decoder), persistent=False)
 
     def forward(self, interest: Tensor, excluded: Tensor) -> Tensor:
         """(B, D) and (B, E) rows, 0 for none -> (B, 1) rows; the lowest row wins a tie."""
         scores = interest @ self.decoder.item_matrix.T
         # Row 0 stands for "none" in `excluded`; scattering it there masks padding, which must be masked anyway.
-        padding = self.padding.expand(excluded.shape[0], -1)
+        padding = torch.full_like(excluded[:, :1], PADDING_ROW)
         scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
-        return _argmax(scores, self.num_rows)
+        return _argmax(scores, self.decoder.num_items + 1)
 
 
 class Prefill(nn.Module):
@@ -153,12 +146,6 @@ Graph = Prefill | Decode | Interests
 """Any of the three; has ``spec`` and ``decoder``."""
 
 
-def masked_rows(decoder: Decoder) -> Tensor:
-    """The rows of a decoder's item matrix that are no items, as int64: 0, and what an exported copy has at the end."""
-    rows = [PADDING_ROW, *range(decoder.num_items + 1, len(decoder.item_matrix))]
-    return torch.tensor(rows, device=decoder.item_matrix.device)
-
-
 def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tensor, ...]:
     """Outputs of ``interests_J``: J of (B, D), J - 1 of (B, 1) -> (B, J, D), and (B, J - 1) unless J is 1."""
     stacked = torch.stack(interests, dim=1)
@@ -168,12 +155,12 @@ def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tenso
 def _argmax(scores: Tensor, width: int) -> Tensor:
     """The lowest of the best columns of each row: (B, width) -> (B, 1).
 
-    Runtimes search for a position far more slowly than for a maximum, so where the width divides into blocks the maxima
-    of the blocks come first, and the position is looked for among them and then in one block.
+    Runtimes search for a position far more slowly than for a maximum, so the maxima of blocks come first, and the
+    position is looked for among them and then in one block.
     """
-    if width % SCORE_BLOCK:
-        return scores.argmax(dim=1, keepdim=True)
-    blocks = scores.reshape(-1, width // SCORE_BLOCK, SCORE_BLOCK)
+    num_blocks = -(-width // SCORE_BLOCK)
+    filled_up = nn.functional.pad(scores, (0, num_blocks * SCORE_BLOCK - width), value=-torch.inf)
+    blocks = filled_up.reshape(-1, num_blocks, SCORE_BLOCK)
     best = blocks.amax(dim=2).argmax(dim=1, keepdim=True)
     inside = blocks.gather(1, best.unsqueeze(2).expand(-1, 1, SCORE_BLOCK)).argmax(dim=2)
     return best * SCORE_BLOCK + inside

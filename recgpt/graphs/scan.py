@@ -11,8 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.modules import SCORE_BLOCK, masked_rows
+from recgpt.graphs.modules import SCORE_BLOCK
 from recgpt.model.decoder import Decoder
+from recgpt.model.item_table import PADDING_ROW
 
 NUM_CANDIDATES = 16
 ZERO = 64
@@ -33,21 +34,24 @@ def _(queries: Tensor, matrix: Tensor) -> Tensor:
 
 
 class ScannedNextItem(nn.Module):
-    """As ``NextItem``. Holds the item matrix in 8 bits as it is now; it has a multiple of ``SCORE_BLOCK`` rows."""
+    """As ``NextItem``. Holds the item matrix in 8 bits as it is now, filled up with columns to whole blocks."""
 
-    padding: Tensor
     matrix: Tensor
+    masked: Tensor
 
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        self.num_rows = len(decoder.item_matrix)
-        self.num_blocks = self.num_rows // SCORE_BLOCK
+        num_rows = len(decoder.item_matrix)
+        self.num_blocks = -(-num_rows // SCORE_BLOCK)
+        self.num_columns = self.num_blocks * SCORE_BLOCK
         with torch.no_grad():
             largest = decoder.item_matrix.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-            matrix = (decoder.item_matrix / largest * 127).round().to(torch.int8).T.contiguous()
+            rounded = (decoder.item_matrix / largest * 127).round().to(torch.int8)
+            matrix = nn.functional.pad(rounded, (0, 0, 0, self.num_columns - num_rows)).T.contiguous()
         self.register_buffer("matrix", matrix, persistent=False)
-        self.register_buffer("padding", masked_rows(decoder), persistent=False)
+        masked = torch.tensor([PADDING_ROW, *range(num_rows, self.num_columns)], device=matrix.device)
+        self.register_buffer("masked", masked, persistent=False)
 
     def forward(self, interest: Tensor, excluded: Tensor) -> Tensor:
         """(B, D) and (B, E) rows, 0 for none -> (B, 1) rows; the lowest row wins a tie."""
@@ -56,7 +60,7 @@ class ScannedNextItem(nn.Module):
         scores = (candidates @ interest.unsqueeze(2)).squeeze(2)
         scores = scores.masked_fill(scanned == _EXCLUDED, -torch.inf)
         is_best = scores == scores.amax(dim=1, keepdim=True)
-        return rows.masked_fill(~is_best, self.num_rows).amin(dim=1, keepdim=True)
+        return rows.masked_fill(~is_best, self.num_columns).amin(dim=1, keepdim=True)
 
     def _candidates(self, interest: Tensor, excluded: Tensor) -> tuple[Tensor, Tensor]:
         """The rows of the highest scanned scores and these scores, both (B, candidates).
@@ -65,13 +69,15 @@ class ScannedNextItem(nn.Module):
         """
         largest = interest.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         queries = ((interest / largest * (ZERO - 1)).round() + ZERO).to(torch.uint8)
-        padding = self.padding.expand(excluded.shape[0], -1)
+        masked = self.masked.expand(excluded.shape[0], -1)
         scores = torch.ops.recgpt.scan_scores(queries, self.matrix)
-        scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), _EXCLUDED)
+        scores = scores.scatter(1, torch.cat([masked, excluded], dim=1), _EXCLUDED)
         blocks = scores.reshape(-1, self.num_blocks, SCORE_BLOCK)
         best = blocks.amax(dim=2).topk(min(NUM_CANDIDATES, self.num_blocks), dim=1).indices
         batch = torch.arange(excluded.shape[0], device=excluded.device).unsqueeze(1)
         scanned, places = blocks[batch, best].flatten(1).topk(NUM_CANDIDATES, dim=1)
         # Rounding towards zero is one operator of ONNX, and these numbers are positive; // would be eight.
         block = torch.div(places, SCORE_BLOCK, rounding_mode="trunc")
-        return best.gather(1, block) * SCORE_BLOCK + places % SCORE_BLOCK, scanned
+        rows = best.gather(1, block) * SCORE_BLOCK + places % SCORE_BLOCK
+        # Where fewer items are left than candidates, masked columns are among these, and some of them are no rows.
+        return rows.clamp_max(self.decoder.num_items), scanned

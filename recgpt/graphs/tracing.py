@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.errors import ExportError
-from recgpt.graphs.modules import SCORE_BLOCK, Graph, NextItem
+from recgpt.graphs.modules import Graph, NextItem
 from recgpt.model.decoder import Decoder
 from recgpt.signature import FLOAT32, INT64, LENGTHS, PAST_KEY_VALUES
 
@@ -29,8 +29,7 @@ _DTYPES = {INT64: torch.int64, FLOAT32: torch.float32}
 def export_copy(graph: Graph, next_item: Callable[[Decoder], nn.Module] = NextItem) -> Graph:
     """A copy of the graph as it is exported: on the CPU, in eval mode, every weight finite.
 
-    Its item matrix is filled up with rows of padding to whole blocks for ``NextItem``; a user table that was never
-    trained is left out.
+    A user table that was never trained is left out.
 
     Args:
         graph: it is not changed.
@@ -42,7 +41,7 @@ def export_copy(graph: Graph, next_item: Callable[[Decoder], nn.Module] = NextIt
     check_finite(graph.decoder)
     copied = copy.deepcopy(graph).cpu().eval()
     decoder = copied.decoder
-    decoder.make_plain(SCORE_BLOCK)
+    decoder.make_plain()
     copied.next_item = next_item(decoder)
     if not decoder.user_embedding.weight.any():
         decoder.user_embedding = _SharedUser(1, decoder.config.hidden_size)

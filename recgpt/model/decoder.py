@@ -128,15 +128,11 @@ class Decoder(nn.Module):
         """(V + 1, D), the one matrix that training scores, generation and the item index share; row 0 is padding."""
         return self.item_embedding.vectors if self.output is None else self.output.vectors
 
-    def make_plain(self, block: int = 1) -> None:
-        """Makes tables of unit vectors to plain tables of the same vectors, so that nothing is computed at each call.
-
-        Args:
-            block: rows of zeros fill the item matrix up to a multiple of so many.
-        """
+    def make_plain(self) -> None:
+        """Replaces tables of unit vectors by plain tables of the same vectors, so that no call computes them again."""
+        self.item_embedding = self.item_embedding.plain()
         if self.output is not None:
-            self.output = self.output.plain(block)
-        self.item_embedding = self.item_embedding.plain(block if self.output is None else 1)
+            self.output = self.output.plain()
 
     def embed(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, positions: Tensor) -> Tensor:
         """Input rows of the decoder (eq. 2): (B,), (B, S), (B, S), (B or 1, S) -> (B, S, D)."""

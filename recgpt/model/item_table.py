@@ -34,9 +34,8 @@ class ItemTable(nn.Embedding):
         return functional.embedding(rows, self.vectors)
 
     @torch.no_grad()
-    def plain(self, block: int = 1) -> ItemTable:
-        """A table whose weights are these vectors, with rows of zeros behind them to a multiple of ``block`` rows."""
-        vectors = functional.pad(self.vectors, (0, 0, 0, -len(self.weight) % block))
-        table = ItemTable(len(vectors) - 1, vectors.shape[1], unit=False).to(vectors.device)
-        table.weight.copy_(vectors)
+    def plain(self) -> ItemTable:
+        """A table whose weights are these vectors."""
+        table = ItemTable(self.num_embeddings - 1, self.embedding_dim, unit=False).to(self.weight.device)
+        table.weight.copy_(self.vectors)
         return table.train(self.training)

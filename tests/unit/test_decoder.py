@@ -77,17 +77,15 @@ def test_no_token_sees_a_later_one(decoder, sequences):
     )
 
 
-def test_a_plain_table_holds_the_same_vectors_and_rows_of_padding():
+def test_vectors_of_a_unit_table_have_length_1_and_a_plain_table_holds_the_same():
     torch.manual_seed(0)
     table = ItemTable(40, 8, unit=True)
     directions = table.weight[1:] / table.weight[1:].norm(dim=1, keepdim=True)
     torch.testing.assert_close(table.vectors[1:], directions, rtol=0, atol=TOLERANCE)
-    plain = table.plain(block=16)
+    assert not table.vectors[0].any()
+    plain = table.plain()
     assert torch.equal(plain.weight, plain.vectors)
-    assert torch.equal(plain.vectors[:41], table.vectors)
-    assert len(plain.vectors) == 48
-    assert not plain.vectors[41:].any()
-    assert not plain.vectors[0].any()
+    assert torch.equal(plain.vectors, table.vectors)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -96,9 +94,9 @@ def test_a_decoder_made_plain_gives_the_same_interests(sequences, tied):
     config = ModelConfig(max_length=12, hidden_size=8, similarity="cosine", tied=tied)
     made = Decoder(config, num_items=40, num_users=4).eval()
     expected, matrix = recompute(made, 1, sequences[0]), made.item_matrix
-    made.make_plain(block=16)
+    made.make_plain()
     assert torch.equal(recompute(made, 1, sequences[0]), expected)
-    assert torch.equal(made.item_matrix[:41], matrix)
+    assert torch.equal(made.item_matrix, matrix)
 
 
 def test_interests_of_cosine_similarity_are_unit_vectors(sequences):

@@ -26,7 +26,7 @@ def make_decoder(num_items, *, tied=True):
 
 
 def make_next_item(decoder, kind):
-    """As it stands in an exported graph: over an item matrix that is filled up to whole blocks."""
+    """As it stands in an exported graph."""
     return export_copy(Interests(decoder, 2), kind).next_item
 
 
