@@ -44,6 +44,7 @@ INDEX = "item_index.faiss"
 IDS = "ids.json"
 POPULARITY = "popularity.npy"
 EXAMPLES = "examples.json"
+MODEL_CARD = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, kw_only=True)

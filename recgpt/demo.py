@@ -32,7 +32,6 @@ from recgpt.types import Candidates, ItemId
 # The scripts of a checkout; the demo is run from one.
 CHECKOUT = Path(__file__).resolve().parents[1]
 
-DEFAULT_EPOCHS = 30
 NUM_CALLS = 50
 
 
@@ -42,7 +41,7 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
     Args:
         data: the user's interactions; None generates some.
         items: table of item names to show.
-        epochs: upper bound for each training stage; None takes 30, enough to see it work.
+        epochs: upper bound for each training stage; None leaves it to the recipe.
         out: folder for everything but triton_models/.
         console: where it is told.
 
@@ -56,15 +55,12 @@ def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: 
         write_sequences(data, generate(num_users=3000, num_items=1000, seed=0))
     elif not data.is_file():
         raise DataError(f"{data}: no such file; expected interactions, as described in README.md")
-    epochs = epochs or DEFAULT_EPOCHS
-    run, bundle, evaluation = (
-        out / f"run_{data.name.partition('.')[0]}_{epochs}",
-        out / "bundle",
-        out / "evaluation.json",
-    )
+    name = data.name.partition(".")[0]
+    run, bundle, evaluation = out / f"run_{name}_{epochs or 'all'}", out / "bundle", out / "evaluation.json"
+    bound = ("--epochs", epochs) if epochs else ()
     checkpoint = run / "ckpt.pt"
     started = time.perf_counter()
-    _command(console, "recgpt", "train", "--data", data, "--out", run, "--epochs", epochs)
+    _command(console, "recgpt", "train", "--data", data, "--out", run, *bound)
     _command(console, "recgpt", "evaluate", checkpoint, "--data", data, "--json", evaluation)
     _command(console, "python", _script("export/to_onnx.py"), checkpoint, "--out", bundle, "--evaluation", evaluation)
     _command(console, "python", _script("export/to_torchscript.py"), checkpoint, "--out", out / "torchscript")

@@ -15,7 +15,6 @@ from recgpt.errors import DataError
 from recgpt.tables import markdown_table
 from recgpt.training_state import TrainingState
 
-FILE = "MODEL_CARD.md"
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 
 _LIMITS = """\

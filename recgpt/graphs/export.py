@@ -15,6 +15,7 @@ from recgpt.backends.torchscript import TorchScriptBackend
 from recgpt.bundle import (
     INDEX,
     MANIFEST,
+    MODEL_CARD,
     Bundle,
     Example,
     Manifest,
@@ -31,9 +32,8 @@ from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
 from recgpt.model.checkpoint import Checkpoint
-from recgpt.model_card import FILE as MODEL_CARD
-from recgpt.model_card import read_evaluation, render_card
 from recgpt.model.decoder import Decoder
+from recgpt.model_card import read_evaluation, render_card
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint

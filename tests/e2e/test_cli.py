@@ -23,6 +23,7 @@ from recgpt.data.sequences import write_sequences
 from recgpt.data.synthetic import generate
 from recgpt.files import sha256
 from recgpt.model.checkpoint import load_checkpoint, save_checkpoint
+from recgpt.model.decoder import Decoder
 
 ROOT = Path(__file__).parents[2]
 RECGPT = (str(Path(sys.executable).with_name("recgpt")),)
@@ -223,9 +224,11 @@ def test_nan_weights_at_export(trained: Trained, tmp_path: Path) -> None:
 
 def test_an_export_that_does_not_agree_with_pytorch(trained: Trained, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(trained.checkpoint)
+    config = dataclasses.replace(checkpoint.decoder.config, similarity="inner_product")
+    decoder = Decoder(config, num_items=len(checkpoint.item_ids), num_users=len(checkpoint.user_ids)).eval()
     with torch.no_grad():
-        checkpoint.decoder.final_norm.weight.mul_(1e6)  # rounding of values of a million is beyond any tolerance
-    save_checkpoint(tmp_path / "huge.pt", checkpoint)
+        decoder.final_norm.weight.mul_(1e6)  # rounding of values of a million is beyond any tolerance
+    save_checkpoint(tmp_path / "huge.pt", dataclasses.replace(checkpoint, decoder=decoder))
     result = run(*TO_TORCHSCRIPT, "huge.pt", "--out", "bundle", cwd=tmp_path)
     assert result.returncode == 1
     assert "ParityError" in result.stderr

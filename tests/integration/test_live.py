@@ -100,6 +100,9 @@ class _Held:
     def decode(self, tokens: Tokens, past: np.ndarray) -> StepOutput:
         return self._inner.decode(tokens, past)
 
+    def interest(self, tokens: Tokens, past: np.ndarray | None = None) -> np.ndarray:
+        return self._inner.interest(tokens, past)
+
     def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
         return self._inner.interests(tokens, num_interests)
 

@@ -57,7 +57,7 @@ def test_a_published_bundle_is_what_a_store_stands_for(
     first, second = version_of(export.bundle), version_of(other_bundle)
     assert publisher.store.versions() == [first, second]
     both = [first, second]
-    expected = {"prefill": both, "decode": both, "interests_2": both, "interests_6": [first]}
+    expected = {"prefill": both, "decode": both, "interests_2": both, "interests_1": [first], "interests_6": [first]}
     assert all_versions(tmp_path / "models") == expected
     assert held_versions(tmp_path / "models") == {first, second}
 
@@ -205,7 +205,7 @@ def test_publishing_killed_at_any_step_leaves_a_whole_version_with_all_its_graph
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    old = f"{version_of(export.bundle)} decode interests_2 interests_6 prefill"
+    old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill"
     new = f"{version_of(other_bundle)} decode interests_2 prefill"
     found = result.stdout.splitlines()
     assert set(found) == {old, new}
