@@ -1,6 +1,6 @@
 """Recommendation quality on one data set: trains what is not trained yet, then ranks every test target.
 
-Cut off, the same command goes on. Writes a JSON with all that the tables and plots of docs/quality.md are made of.
+Cut off, the same command goes on. Writes a JSON with all that benchmarks/report.py makes tables and plots of.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ def measure_exported(
     """
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
-        export_bundle(checkpoint, bundle, ONNX, model_repository=None, say=lambda line: None)
+        num_interests = sorted({len(row) for row in quotas})
+        export_bundle(checkpoint, bundle, ONNX, num_interests=num_interests, say=lambda line: None)
         with Engine.load(bundle) as engine:
             return {",".join(map(str, row)): evaluate(engine, split, quotas=row) for row in quotas}

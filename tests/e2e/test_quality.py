@@ -73,3 +73,20 @@ def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluat
     for system in ("recgpt", "recgpt_1"):
         assert alone["metrics"][system] == pytest.approx(report["by_seed"][system][0])
     assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path):
+    (tmp_path / "quality_tiny.json").write_text((folder / "quality.json").read_text())
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "report.py"), "--results", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "| RecGPT, two steps |" in finished.stdout
+    for name in ("quality_prompts.png", "quality_quotas.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_a_report_of_nothing_says_what_to_run(tmp_path):
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "report.py"), "--results", str(tmp_path)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 1
+    assert "run benchmarks/recall_quality.py first" in finished.stderr
