@@ -38,7 +38,7 @@ from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 INDEX = "item_index.faiss"
 IDS = "ids.json"

@@ -30,7 +30,7 @@ from recgpt.training_state import TrainingState
 from recgpt.types import Int64Array, ItemId
 
 FORMAT = "recgpt-checkpoint"
-VERSION = 1
+VERSION = 2
 
 _EXPECTED = "OUT/ckpt.pt as written by: recgpt train --data FILE --out OUT"
 

@@ -101,7 +101,7 @@ def test_everything_comes_back_as_it_was_written(bundle: Path) -> None:
 
 def test_a_manifest_is_json_that_a_person_can_read(bundle: Path) -> None:
     values = json.loads((bundle / "manifest.json").read_text())
-    assert values["format"] == 1
+    assert values["format"] == 2
     assert values["model"]["num_items"] == NUM_ITEMS
     assert values["training"]["stage"] == "prompt_tuned"
     assert values["files"]["ids.json"]["bytes"] == (bundle / "ids.json").stat().st_size
@@ -146,7 +146,7 @@ def test_no_bundle_says_which_command_makes_one(tmp_path: Path, make: Callable[[
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "5", "null", "{}", '{"format": 1}', '{"format": 2}', '{"format": 1, "model": {}}']
+    "text", ["", "{", "[]", "5", "null", "{}", '{"format": 1}', '{"format": 2}', '{"format": 2, "model": {}}']
 )
 def test_a_manifest_that_cannot_be_read_is_named(bundle: Path, text: str) -> None:
     (bundle / "manifest.json").write_text(text)
