@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recgpt.backends.base import ModelSpec
+from recgpt.bundle import Manifest
 from recgpt.errors import DataError
 from recgpt.tables import markdown_table
 from recgpt.training_state import TrainingState
@@ -27,21 +27,18 @@ _LIMITS = """\
 """
 
 
-def render_card(
-    training: TrainingState, model: ModelSpec, *, num_interactions: int, version: int, evaluation: Mapping[str, Any]
-) -> str:
+def render_card(manifest: Manifest, *, num_interactions: int, evaluation: Mapping[str, Any]) -> str:
     """Writes the card as Markdown.
 
     Args:
-        training: what the model went through.
-        model: its sizes.
+        manifest: of the bundle; its sizes, version and training are on the card.
         num_interactions: actions it was trained on.
-        version: of the bundle.
         evaluation: what ``recgpt evaluate --json`` wrote, or nothing.
     """
+    training, model = manifest.training, manifest.model
     stage = "pre-trained and prompt-tuned" if training.is_prompt_tuned else "pre-trained"
     sections = [
-        f"# RecGPT on {training.data}, version {version}",
+        f"# RecGPT on {training.data}, version {manifest.version}",
         (
             "A small GPT over item ids that recalls items with several autoregressively generated interest vectors "
             "(arXiv 2404.08675)."

@@ -92,7 +92,8 @@ def measure_runs(
         seeds: of the headline and of the quotas; means and deviations are over them.
         sweep_seeds: of the numbers of prompts.
     """
-    measured, validated = (_measure_systems(runs, split, seeds, stage) for stage in STAGES)
+    systems = _measure_systems(runs, split, seeds)
+    measured, validated = systems["test"], systems["validation"]
     tuned = [runs.tuned(seed, runs.recipe.num_prompts) for seed in seeds]
     return {
         "metrics": measured.means(),
@@ -138,23 +139,30 @@ def _measure_tuned(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str,
     }
 
 
-def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int], stage: Stage) -> Measured:
+def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> dict[Stage, Measured]:
     """The headline: RecGPT in two steps and in one, and what leaves out one idea or the other.
 
     ``variant_1`` is the paper's Table 3: two steps of a model that was only pre-trained.
     """
-    measured = Measured()
+    found: dict[Stage, Measured] = {stage: Measured() for stage in STAGES}
+
+    def add(system: str, checkpoint: Checkpoint, quotas: Sequence[int]) -> None:
+        for stage, measured in found.items():
+            measured.add(system, _ranks(checkpoint, split, quotas, stage))
+
     for seed in seeds:
         tuned, pretrained = runs.tuned(seed, runs.recipe.num_prompts), runs.pretrained(seed)
-        measured.add(RECGPT, _ranks(tuned, split, TWO_STEPS, stage))
-        measured.add(RECGPT_1, _ranks(tuned, split, ONE_STEP, stage))
-        measured.add(NO_PROMPTS, _ranks(runs.tuned(seed, 0), split, ONE_STEP, stage))
-        measured.add(PRETRAIN, _ranks(pretrained, split, ONE_STEP, stage))
-        measured.add(VARIANT_1, _ranks(pretrained, split, TWO_STEPS, stage))
+        add(RECGPT, tuned, TWO_STEPS)
+        add(RECGPT_1, tuned, ONE_STEP)
+        add(NO_PROMPTS, runs.tuned(seed, 0), ONE_STEP)
+        add(PRETRAIN, pretrained, ONE_STEP)
+        add(VARIANT_1, pretrained, TWO_STEPS)
     baseline = runs.sasrec_bce(seeds[0])
-    measured.add(BCE, _ranks(baseline, split, ONE_STEP, stage))
-    measured.add(POP, popularity_ranks(eager_recaller(baseline), split, stage=stage))
-    return measured
+    add(BCE, baseline, ONE_STEP)
+    recaller = eager_recaller(baseline)
+    for stage, measured in found.items():
+        measured.add(POP, popularity_ranks(recaller, split, stage=stage))
+    return found
 
 
 def _sweep_prompts(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> list[dict[str, Any]]:

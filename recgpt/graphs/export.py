@@ -113,8 +113,8 @@ def export_bundle(
         DataError: ``evaluation`` is of another model, or something else.
         OutputError: a folder cannot be written.
     """
-    decoder, training = checkpoint.decoder, checkpoint.training
-    metrics = read_evaluation(evaluation, training) if evaluation is not None else {}
+    decoder = checkpoint.decoder
+    metrics = read_evaluation(evaluation, checkpoint.training) if evaluation is not None else {}
     check_finite(decoder)
     _check_room(decoder, num_interests)
     catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
@@ -132,14 +132,7 @@ def export_bundle(
         candidate.close()
         report.require(TOLERANCE)
         num_interactions = int(checkpoint.popularity.sum())
-        card = render_card(
-            training,
-            reference.spec,
-            num_interactions=num_interactions,
-            version=manifest.version,
-            evaluation=metrics,
-        )
-        (folder / MODEL_CARD).write_text(card)
+        (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
         write_manifest(folder, manifest)
         if model_repository is not None:
             add_version(model_repository, graphs, manifest.version)

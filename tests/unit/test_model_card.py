@@ -5,6 +5,7 @@ import json
 import pytest
 
 from recgpt.backends.base import ModelSpec
+from recgpt.bundle import Manifest
 from recgpt.errors import DataError
 from recgpt.model_card import read_evaluation, render_card
 from recgpt.training_state import TrainingState
@@ -32,7 +33,19 @@ EVALUATION = {
 
 
 def card(training=TRAINING, evaluation=EVALUATION):
-    return render_card(training, SPEC, num_interactions=153_776, version=20261121, evaluation=evaluation)
+    manifest = Manifest(
+        version=20261121,
+        model=SPEC,
+        graph_format="onnx",
+        dtype="float32",
+        num_interests=(2,),
+        training=training,
+        item_matrix_sha256="",
+        fingerprint=(),
+        packages={},
+        files={},
+    )
+    return render_card(manifest, num_interactions=153_776, evaluation=evaluation)
 
 
 def test_a_card_says_data_recipe_quality_and_limits():
