@@ -14,9 +14,17 @@ ROOT = Path(recgpt.__file__).parent
 # A module's layer is that of the longest entry its name begins with; it imports from its own layer or a lower one.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.errors",),
-    ("recgpt.config", "recgpt.types", "recgpt.extras", "recgpt.files", "recgpt.training_state", "recgpt.store_state"),
+    (
+        "recgpt.asking",
+        "recgpt.config",
+        "recgpt.types",
+        "recgpt.extras",
+        "recgpt.files",
+        "recgpt.training_state",
+        "recgpt.store_state",
+    ),
     ("recgpt.signature", "recgpt.metrics", "recgpt.list_metrics", "recgpt.data"),
-    ("recgpt.backends.base", "recgpt.backends.tensors", "recgpt.recall.index", "recgpt.model"),
+    ("recgpt.backends.base", "recgpt.backends.asks", "recgpt.backends.tensors", "recgpt.recall.index", "recgpt.model"),
     ("recgpt.recall",),
     ("recgpt.evaluation", "recgpt.horizon", "recgpt.training", "recgpt.graphs"),
     ("recgpt.backends", "recgpt.bundle", "recgpt.serving", "recgpt.eager"),
