@@ -53,9 +53,8 @@ class AsyncServerPool:
             )
         try:
             return await self._run(rpc, self._attempts.run(str(rpc), call))
-        except ServerError:
+        finally:
             self._probe_in_background()
-            raise
 
     async def close(self) -> None:
         """Ends the connections; calling it twice is harmless."""

@@ -191,10 +191,10 @@ class _OneCall:
 
     def _hedge_delay(self, remaining: float) -> float | None:
         delay = self._policy.hedge_after_s
-        hedged = len(self._running) > 1
-        if delay is None or hedged or delay >= remaining or len(self._tried) >= self._policy.max_attempts:
+        if delay is None or delay >= remaining or len(self._running) > 1:
             return None
-        return delay
+        may_hedge = len(self._tried) < self._policy.max_attempts and self._servers.has_another(self._tried)
+        return delay if may_hedge else None
 
     def _hedge_or_wait(self) -> Action:
         worth_it = self._call.remaining_s() > 0 and self._servers.has_another(self._tried)

@@ -83,9 +83,8 @@ class ServerPool:
             )
         try:
             return _Driver(self._connections, self._closed).run(rpc, self._attempts.run(str(rpc), call))
-        except ServerError:
+        finally:
             self._probe_in_background()
-            raise
 
     def close(self) -> None:
         """Ends the connections; calling it twice is harmless."""

@@ -33,6 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.engine",
         "recgpt.client",
         "recgpt.async_client",
+        "recgpt.testing",
         "recgpt.publishing",
         "recgpt.tables",
         "recgpt.model_card",
