@@ -6,13 +6,15 @@ import grpc
 import pytest
 
 from recgpt.backends.base import ModelSpec
-from recgpt.backends.triton import TritonBackend, ladder
+from recgpt.backends.triton import TritonBackend
 from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
+from recgpt.backends.triton_model import ladder
 from recgpt.errors import (
     ConfigError,
     ModelUnavailableError,
     RecGPTError,
     RequestError,
+    RequestTooLargeError,
     ServerError,
     ServerOverloadedError,
     ServerRefusedError,
@@ -44,7 +46,8 @@ def test_every_status_gives_one_of_our_errors_with_the_servers_words_the_address
         ("NOT_FOUND", "Request for unknown model: 'decode' is not found", ModelUnavailableError),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", ServerTimeoutError),
         ("CANCELLED", "CANCELLED", ServerUnavailableError),
-        ("RESOURCE_EXHAUSTED", "message larger than max", ServerOverloadedError),
+        ("RESOURCE_EXHAUSTED", "too many", ServerOverloadedError),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (9 vs. 8)", RequestTooLargeError),
         ("UNAUTHENTICATED", "no", ServerRefusedError),
         ("PERMISSION_DENIED", "no", ServerRefusedError),
         ("INVALID_ARGUMENT", "unexpected shape", RequestError),
