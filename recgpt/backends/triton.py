@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from recgpt.backends.base import ModelSpec
 from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.lengths import ladder
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_connection import TritonConnection
 from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.extras import require
 from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
-
-_MIN_WIDTH = 8
 
 _DATA_TYPES = {"int64": "INT64", "float32": "FP32"}
 
@@ -160,12 +159,6 @@ class TritonBackend(GraphBackend):
             return f"models it does not tell of ({error})"
         ready = [f"{model.name} {model.version}" for model in index.models if model.state == "READY"]
         return ", ".join(ready) or "no model that is ready"
-
-
-def ladder(width: int, highest: int | None = None) -> int:
-    """The next power of two, from 8 on, but not above ``highest`` unless the width is itself."""
-    step = max(_MIN_WIDTH, 1 << (width - 1).bit_length())
-    return step if highest is None else max(width, min(step, highest))
 
 
 def axis_sizes(graph: GraphSpec, feeds: NamedArrays) -> dict[str | int, int]:
