@@ -125,7 +125,7 @@ def test_concurrent_single_requests_are_batched_and_each_gets_its_own_answer(bac
     after = backend.statistics()["prefill"]
     assert after.num_inferences - before.num_inferences == 400 + 256 * num_full
     # Lengths and exclusions differ, and still they run together, since they are padded to the same few widths.
-    assert after.num_executions - before.num_executions - num_full < 300
+    assert after.num_executions - before.num_executions - num_full < len(requests)
     assert after.num_failures == before.num_failures
     assert after.compute_infer_ns > before.compute_infer_ns
     for request, answer in zip(requests, answers, strict=True):
