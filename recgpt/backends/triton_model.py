@@ -12,12 +12,11 @@ from recgpt.asking import Ask
 from recgpt.backends.asks import Decode, Interest, Interests, Prefill
 from recgpt.backends.base import ModelSpec
 from recgpt.backends.graph_calls import graph_answer, graph_run
+from recgpt.backends.lengths import ladder
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_rpc import Infer, MaxBatchSize, ModelReady, ReadyModels, ServerReady
 from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
-
-_MIN_WIDTH = 8
 
 Calls = Generator[Ask[Any], Any, Any]
 
@@ -117,12 +116,6 @@ def _served() -> Generator[Ask[Any], Any, str]:
     except ServerError as error:
         return f"models it does not tell of ({error})"
     return ", ".join(f"{name} {version}" for name, version in models) or "no model that is ready"
-
-
-def ladder(width: int, highest: int | None = None) -> int:
-    """The next power of two, from 8 on, but not above ``highest`` unless the width is itself."""
-    step = max(_MIN_WIDTH, 1 << (width - 1).bit_length())
-    return step if highest is None else max(width, min(step, highest))
 
 
 def axis_sizes(graph: GraphSpec, feeds: NamedArrays) -> dict[str | int, int]:

@@ -87,3 +87,17 @@ def show_kv_cache(result: Result, console: Console) -> None:
         ratio = format(float(cached.facts["ratio"] or 0), ".2f")
         table.add_row(*(str(cached.facts[heading]) for heading in headings), *medians, ratio)
     console.print(table)
+
+
+def show_mixed_lengths(result: Result, console: Console) -> None:
+    """One line a way and setting; then what the server did with clients whose histories differ."""
+    table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)
+    for heading in ("", "batch", "J", "ms, p50", "model, ms", "model: times as fast", "same lists"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in (row for row in result.rows if row.stages_ns):
+        medians = (row.latency_ms["p50"], row.stages_ms["interests"]["p50"])
+        ratios = (_or_dash(row.facts["ratio_to_padded"], ".2f"), _or_dash(row.facts["identical_lists"], ".1%"))
+        setting = (str(row.facts["batch"]), str(row.facts["num_interests"]))
+        table.add_row(row.name, *setting, *map(significant, medians), *ratios)
+    console.print(table, "")
+    console.print(_load_table([row for row in result.rows if not row.stages_ns]))

@@ -25,6 +25,7 @@ from torch.onnx import OnnxExporterError
 
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
+from recgpt.graphs.guard import guarded
 from recgpt.graphs.modules import Graph, NextItem
 from recgpt.graphs.scan import ZERO, ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
@@ -90,7 +91,7 @@ def _export(graph: Graph) -> onnx_ir.Model:
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
-                graph,
+                guarded(graph),
                 example_inputs(graph),
                 dynamo=True,
                 opset_version=OPSET,

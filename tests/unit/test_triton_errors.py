@@ -8,7 +8,6 @@ import pytest
 from recgpt.backends.base import ModelSpec
 from recgpt.backends.triton import TritonBackend
 from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
-from recgpt.backends.triton_model import ladder
 from recgpt.errors import (
     CertificateError,
     ConfigError,
@@ -81,14 +80,6 @@ def test_encryption_that_fails_is_told_from_a_server_that_is_away(text, encrypte
 
 def test_a_failure_without_a_status_is_a_server_error():
     assert type(server_error(None, "broken", url="u", what="w")) is ServerError
-
-
-def test_widths_are_few_never_too_small_and_stop_at_the_window():
-    widths = [ladder(width, 50) for width in range(1, 51)]
-    assert sorted(set(widths)) == [8, 16, 32, 50]
-    assert all(padded >= width for width, padded in enumerate(widths, start=1))
-    assert [ladder(width) for width in (1, 8, 9, 64, 65, 1000)] == [8, 8, 16, 64, 128, 1024]
-    assert ladder(60, 50) == 60
 
 
 @pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "localhost:", "localhost:grpc", ""])
