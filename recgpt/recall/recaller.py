@@ -8,16 +8,17 @@ from __future__ import annotations
 import time
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
-from typing import Self, TypedDict
+from typing import Self
 
 import numpy as np
 
 from recgpt.backends.base import Backend, InterestsOutput
-from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
+from recgpt.errors import BundleMismatchError, RequestError
+from recgpt.recall.answers import Answer, answer_of, popular_answer
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.recall.steps import generate_interests
@@ -33,6 +34,9 @@ from recgpt.types import (
 
 # Searches up to about this deep cost much the same.
 _MIN_DEPTH = 64
+
+# A request that excludes more than this is searched by itself, among what it leaves. To look past more costs more.
+_MAX_SKIPPED = 512
 
 
 class PretrainedOnlyWarning(UserWarning):
@@ -99,6 +103,8 @@ class Recaller:
         quotas: Sequence[int] | None = None,
         merge: str = "quotas",
         filter_seen: bool = True,
+        blocked: Collection[ItemId] = (),
+        allowed: Collection[ItemId] | None = None,
     ) -> Candidates:
         """Recalls k items for one user; arguments and errors as in RecallRequest and ``recall_many``."""
         request = RecallRequest(
@@ -109,6 +115,8 @@ class Recaller:
             quotas=quotas,
             merge=merge,
             filter_seen=filter_seen,
+            blocked=blocked,
+            allowed=allowed,
         )
         return self.recall_many([request])[0]
 
@@ -138,15 +146,24 @@ class Recaller:
                 stacklevel=2,
             )
         clock.lap("encode")
-        answers: dict[int, _Answer] = {}
+        answers: dict[int, Answer] = {}
         for (num_interests, _), positions in groups.items():
             group = [encoded[position] for position in positions]
-            found = self._recall_group(group, num_interests, clock) if num_interests else self._popular(group)
+            found = (
+                self._recall_group(group, num_interests, clock)
+                if num_interests
+                else [popular_answer(request, self.catalogue) for request in group]
+            )
             answers.update(zip(positions, found, strict=True))
             clock.lap("merge")
         timings = clock.timings()
         return [
-            Candidates(**answers[position], cold_start=request.cold_start, timings=timings)
+            Candidates(
+                **answers[position],
+                cold_start=request.cold_start,
+                timings=timings,
+                num_unknown_filters=request.num_unknown_filters,
+            )
             for position, request in enumerate(encoded)
         ]
 
@@ -166,64 +183,50 @@ class Recaller:
         if not isinstance(request, RecallRequest):
             raise RequestError(f"expected a RecallRequest, got {request!r}")
         encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
-        available = self.index.num_items - len(encoded.excluded)
-        if request.k > available:
-            raise ShortfallError(
-                f"k = {request.k}, but only {available} of the catalogue's {self.index.num_items} items can be "
-                f"recalled ({len(encoded.excluded)} are in the history); ask for at most {available}",
-                requested=request.k,
-                available=available,
-            )
-        num_interests, window = len(encoded.quotas), self.backend.spec.max_length
-        if num_interests > window:
-            raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
-        generable = self.catalogue.num_modelled - len(encoded.never_generated)
-        if num_interests - 1 > generable:
-            raise QuotaError(
-                f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated"
-            )
+        window = self.backend.spec.max_length
+        check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
         return encoded
 
-    def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
+    def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[Answer]:
         tokens = batch_tokens(group, max_history=self.backend.spec.max_length - (num_interests - 1))
         clock.lap("encode")
         output = generate_interests(self.backend, tokens, num_interests)
         clock.lap("interests")
-        rows, scores = self._search(group, output)
+        lists = self._search(group, output)
         clock.lap("search")
         return [
-            self._answer(
-                *MERGE_FUNCTIONS[request.merge](rows[position], scores[position], request.quotas, request.excluded),
+            answer_of(
+                self.catalogue,
+                *MERGE_FUNCTIONS[request.merge](*lists[position], request.quotas, request.excluded),
                 output.generated_rows[position],
             )
             for position, request in enumerate(group)
         ]
 
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> tuple[Int64Array, Float32Array]:
-        batch, num_interests, width = output.interests.shape
-        depth = max(map(_depth, group))
-        rows, scores = self.index.search(output.interests.reshape(-1, width), depth)
-        return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
+    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> dict[int, _Lists]:
+        """The lists of each request, by its place: those without filters in one search, the others one by one."""
+        found: dict[int, _Lists] = {}
+        together = []
+        for place, request in enumerate(group):
+            among = self._among(request)
+            if among is None:
+                together.append(place)
+            else:
+                depth = num_to_search(request.quotas, 0, merge=request.merge)
+                found[place] = self.index.search_among(output.interests[place], depth, among)
+        if together:
+            queries = output.interests[together]
+            depth = max(_depth(group[place]) for place in together)
+            rows, scores = self.index.search(queries.reshape(-1, queries.shape[2]), depth)
+            shape = (*queries.shape[:2], -1)
+            found.update(zip(together, zip(rows.reshape(shape), scores.reshape(shape), strict=True), strict=True))
+        return found
 
-    def _popular(self, group: list[EncodedRequest]) -> list[_Answer]:
-        answers: list[_Answer] = []
-        for request in group:
-            k = sum(request.quotas)
-            # Items of the history that the model does not know may be in the catalogue, and seen.
-            rows = self.catalogue.popular_rows[: k + len(request.excluded)]
-            rows = rows[~np.isin(rows, list(request.excluded))][:k]
-            scores = self.catalogue.popularity[rows].astype(np.float32)
-            answers.append(self._answer(rows, scores, np.zeros(k, dtype=np.int64), rows[:0]))
-        return answers
-
-    def _answer(self, rows: Int64Array, scores: Float32Array, steps: Int64Array, generated: Int64Array) -> _Answer:
-        item_ids = self.catalogue.item_ids
-        return {
-            "item_ids": tuple(map(item_ids.id, rows.tolist())),
-            "scores": scores,
-            "steps": steps,
-            "generated_ids": tuple(map(item_ids.id, generated.tolist())),
-        }
+    def _among(self, request: EncodedRequest) -> Int64Array | None:
+        """The rows that a request's search has to be confined to; None if it may look at all."""
+        if request.allowed is not None or len(request.excluded) <= _MAX_SKIPPED:
+            return request.allowed
+        return np.setdiff1d(self.index.rows, list(request.excluded), assume_unique=True)
 
 
 def _group(request: EncodedRequest) -> tuple[int, int]:
@@ -240,13 +243,8 @@ def _depth(request: EncodedRequest) -> int:
     return num_to_search(request.quotas, len(request.excluded), merge=request.merge)
 
 
-class _Answer(TypedDict):
-    """The part of a Candidates that is known before the clock stops."""
-
-    item_ids: tuple[ItemId, ...]
-    scores: Float32Array
-    steps: Int64Array
-    generated_ids: tuple[ItemId, ...]
+# Rows and scores of the steps' lists of one request, both (J, N), best first.
+_Lists = tuple[Int64Array, Float32Array]
 
 
 class _Clock:
