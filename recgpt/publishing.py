@@ -151,7 +151,7 @@ class Publisher:
         with self._undone_on_failure(repository, model_version):
             # An export into the repository may have removed the current version before it was held.
             for each in (*self._current(), bundle):
-                add_version(repository, each.graphs(), each.manifest.model_version)
+                add_version(repository, {**each.graphs(), **each.recall_graphs()}, each.manifest.model_version)
                 held |= {each.manifest.model_version}
             hold_versions(repository, held)
             for url in self._urls:

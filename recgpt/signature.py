@@ -4,7 +4,7 @@ The only place where they are written down. The exporter, the backends, Triton's
 them here.
 
 Axes: B batch, T history (right-padded), S new tokens, P cached tokens, E excluded items, J interests,
-L blocks, H heads, Dh width of a head, D width of the model.
+L blocks, H heads, Dh width of a head, D width of the model, K the most items that a recall graph gives.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ INTEREST = "interest"
 INTERESTS = "interests"
 NEXT_IDS = "next_ids"
 GENERATED_IDS = "generated_ids"
+QUOTAS = "quotas"
+RECALLED_IDS = "recalled_ids"
+SCORES = "scores"
+STEPS = "steps"
 
 INT64 = "int64"
 FLOAT32 = "float32"
@@ -104,13 +108,31 @@ def interests_spec(num_interests: int) -> GraphSpec:
     )
 
 
+def recall_spec(num_interests: int) -> GraphSpec:
+    """The graph that recalls in one go: ``num_interests`` steps, exact search, and merge by quotas.
+
+    ``excluded_ids`` are neither generated nor recalled. ``quotas`` may be 0; what the lists do not hold is row 0, score
+    0, step 0.
+    """
+    lists = (
+        TensorSpec(RECALLED_IDS, INT64, ("B", "K")),
+        TensorSpec(SCORES, FLOAT32, ("B", "K")),
+        TensorSpec(STEPS, INT64, ("B", "K")),
+    )
+    return GraphSpec(
+        name=f"recall_{num_interests}",
+        inputs=(*PREFILL.inputs, TensorSpec(QUOTAS, INT64, ("B", num_interests))),
+        outputs=(*lists, *interests_spec(num_interests).only(GENERATED_IDS).outputs),
+    )
+
+
 def graph_spec(name: str) -> GraphSpec:
     """The specification of a graph by its name; KeyError if there is none of that name."""
     if name == PREFILL.name:
         return PREFILL
     if name == DECODE.name:
         return DECODE
-    match = re.fullmatch(r"interests_([1-9]\d*)", name)
+    match = re.fullmatch(r"(interests|recall)_([1-9]\d*)", name)
     if match is None:
         raise KeyError(name)
-    return interests_spec(int(match.group(1)))
+    return (interests_spec if match.group(1) == "interests" else recall_spec)(int(match.group(2)))

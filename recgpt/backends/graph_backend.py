@@ -5,18 +5,22 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.backends.tensors import (
     NamedArrays,
     check_decode,
     check_fused,
+    check_recall,
     decode_feeds,
     interests_output,
     prefill_feeds,
+    recall_feeds,
+    recall_output,
     step_output,
 )
-from recgpt.signature import DECODE, INTEREST, PREFILL, GraphSpec, interests_spec
-from recgpt.types import Float32Array
+from recgpt.errors import RequestError
+from recgpt.signature import DECODE, INTEREST, PREFILL, GraphSpec, interests_spec, recall_spec
+from recgpt.types import Float32Array, Int64Array
 
 
 class GraphBackend(ABC):
@@ -25,11 +29,13 @@ class GraphBackend(ABC):
     Args:
         spec: sizes of the model.
         fused: the J for which there is a graph ``interests_J``.
+        recalls: the J for which there is a graph ``recall_J``.
     """
 
-    def __init__(self, spec: ModelSpec, fused: Iterable[int]) -> None:
+    def __init__(self, spec: ModelSpec, fused: Iterable[int], recalls: Iterable[int] = ()) -> None:
         self._spec = spec
         self._fused = frozenset(fused)
+        self._recalls = frozenset(recalls)
 
     @property
     def spec(self) -> ModelSpec:
@@ -40,6 +46,11 @@ class GraphBackend(ABC):
     def fused(self) -> frozenset[int]:
         """The numbers of interests for which ``interests`` is available."""
         return self._fused
+
+    @property
+    def recalls(self) -> frozenset[int]:
+        """The numbers of interests for which ``recall`` is available."""
+        return self._recalls
 
     def prefill(self, tokens: Tokens) -> StepOutput:
         """See ``Backend.prefill``; RequestError if the tokens do not fit."""
@@ -67,6 +78,18 @@ class GraphBackend(ABC):
         check_fused(num_interests, self._fused)
         check_tokens(tokens, self._spec, num_steps=num_interests)
         return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
+
+    def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
+        num_interests = check_recall(tokens, quotas, self._recalls)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        output = recall_output(self._run(recall_spec(num_interests), recall_feeds(tokens, quotas)))
+        most = int(quotas.sum(axis=1).max(initial=0))
+        if most > output.rows.shape[1]:
+            raise RequestError(
+                f"{most} items: the graph gives at most {output.rows.shape[1]}; ask for fewer, or export it for more"
+            )
+        return output
 
     @abstractmethod
     def close(self) -> None:

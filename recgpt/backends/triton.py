@@ -15,7 +15,7 @@ from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_connection import TritonConnection
 from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
 from recgpt.extras import require
-from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
+from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec, recall_spec
 
 _MIN_WIDTH = 8
 
@@ -56,6 +56,7 @@ class TritonBackend(GraphBackend):
         fused: the J for which the server has ``interests_J``.
         model_version: the one version of the models that is asked.
         timeout_s: deadline of each call to the server.
+        recalls: the J for which the server has ``recall_J``.
 
     Raises:
         ConfigError: the address is not of the form ``host:port``.
@@ -63,9 +64,16 @@ class TritonBackend(GraphBackend):
     """
 
     def __init__(
-        self, url: str, spec: ModelSpec, *, fused: Iterable[int], model_version: str, timeout_s: float = 5.0
+        self,
+        url: str,
+        spec: ModelSpec,
+        *,
+        fused: Iterable[int],
+        model_version: str,
+        timeout_s: float = 5.0,
+        recalls: Iterable[int] = (),
     ) -> None:
-        super().__init__(spec, fused)
+        super().__init__(spec, fused, recalls)
         self._url = url
         self._connection = TritonConnection(url, timeout_s=timeout_s)
         self._call = self._connection.call
@@ -81,6 +89,7 @@ class TritonBackend(GraphBackend):
             ModelUnavailableError: it does not serve a model, or not in this version; says what it has.
         """
         names = [PREFILL.name, DECODE.name, *(interests_spec(number).name for number in sorted(self._fused))]
+        names += [recall_spec(number).name for number in sorted(self._recalls)]
         missing = [
             name
             for name in names

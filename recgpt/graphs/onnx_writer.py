@@ -25,7 +25,8 @@ from torch.onnx import OnnxExporterError
 
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
-from recgpt.graphs.modules import Graph, NextItem
+from recgpt.graphs.modules import NextItem
+from recgpt.graphs.recall import Graph
 from recgpt.graphs.scan import ZERO, ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
 from recgpt.model.decoder import Decoder
