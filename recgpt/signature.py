@@ -28,8 +28,20 @@ RECALLED_IDS = "recalled_ids"
 SCORES = "scores"
 STEPS = "steps"
 
+ITEM_IDS = "item_ids"
+USER_ID = "user_id"
+HISTORY = "history"
+K = "k"
+MERGE = "merge"
+FILTER_SEEN = "filter_seen"
+BLOCKED = "blocked"
+ALLOWED = "allowed"
+FACTS = "facts"
+
 INT64 = "int64"
 FLOAT32 = "float32"
+STRING = "string"
+BOOL = "bool"
 
 
 @dataclass(frozen=True)
@@ -38,15 +50,17 @@ class TensorSpec:
 
     Attributes:
         name: name in the ONNX file, in Triton and in the code.
-        dtype: numpy name of the element type.
+        dtype: numpy name of the element type; ``string`` for UTF-8.
         axes: one entry an axis: a letter for a size that the model or the request decides, a number for a fixed one.
             The first is always the batch; a scalar per request has shape (B, 1), because Triton batches on axis 0 and
             wants at least one more.
+        optional: whether an input may be left out.
     """
 
     name: str
     dtype: str
     axes: tuple[str | int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,42 @@ def recall_spec(num_interests: int) -> GraphSpec:
         name=f"recall_{num_interests}",
         inputs=(*PREFILL.inputs, TensorSpec(QUOTAS, INT64, ("B", num_interests))),
         outputs=(*lists, *interests_spec(num_interests).only(GENERATED_IDS).outputs),
+    )
+
+
+def recall_engine_spec(item_dtype: str, user_dtype: str) -> GraphSpec:
+    """The model that is a whole engine: no graph, and in the users' own ids.
+
+    Args:
+        item_dtype: of item ids, ``int64`` or ``string``.
+        user_dtype: of user ids, likewise.
+
+    What a row does not fill is padded: ``history`` and ``segment_ids`` behind ``lengths`` with anything, ``quotas``
+    with 0, ``blocked`` and ``allowed`` with any of their ids again. Outputs are padded likewise, and ``facts`` counts:
+    generated items, unknown items of the history, unknown ids of the filters; and says with 0 or 1: shared user,
+    popular items.
+    """
+    return GraphSpec(
+        name="recall_engine",
+        inputs=(
+            TensorSpec(HISTORY, item_dtype, ("B", "T")),
+            TensorSpec(LENGTHS, INT64, ("B", 1)),
+            TensorSpec(K, INT64, ("B", 1)),
+            TensorSpec(USER_ID, user_dtype, ("B", 1), optional=True),
+            TensorSpec(SEGMENT_IDS, INT64, ("B", "T"), optional=True),
+            TensorSpec(QUOTAS, INT64, ("B", "J"), optional=True),
+            TensorSpec(MERGE, STRING, ("B", 1), optional=True),
+            TensorSpec(FILTER_SEEN, BOOL, ("B", 1), optional=True),
+            TensorSpec(BLOCKED, item_dtype, ("B", "E"), optional=True),
+            TensorSpec(ALLOWED, item_dtype, ("B", "A"), optional=True),
+        ),
+        outputs=(
+            TensorSpec(ITEM_IDS, item_dtype, ("B", "K")),
+            TensorSpec(SCORES, FLOAT32, ("B", "K")),
+            TensorSpec(STEPS, INT64, ("B", "K")),
+            TensorSpec(GENERATED_IDS, item_dtype, ("B", "J")),
+            TensorSpec(FACTS, INT64, ("B", 5)),
+        ),
     )
 
 

@@ -39,6 +39,7 @@ from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
 from recgpt.types import RecallRequest
 
@@ -145,7 +146,8 @@ def export_bundle(
         (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
         write_manifest(folder, manifest)
         if model_repository is not None:
-            add_version(model_repository, graphs, manifest.version)
+            made = Bundle.open(folder)
+            add_version(model_repository, graphs, manifest.version, engine=EngineFiles.of(made))
     return report
 
 

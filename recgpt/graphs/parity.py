@@ -102,14 +102,13 @@ def check_parity(
     item_matrix: Float32Array,
     k: int = 10,
 ) -> ParityReport:
-    """Compares prefill, decode, the fused graphs, the stepwise loop, and the graphs that recall, of two backends.
+    """Compares prefill, decode, fused graphs, the stepwise loop and graphs that recall, of two backends.
 
     Args:
         reference: usually ``EagerBackend``; its ``interests`` is the truth for the fused and the stepwise way alike.
         candidate: what is to be checked.
         batches: histories that leave room for the largest number of interests.
-        num_interests: every J to compare; both backends offer it as fused. So are the graphs that recall which both
-            offer.
+        num_interests: every J to compare as fused, beside the graphs that recall which both backends offer.
         item_matrix: (V + 1, D), row 0 for padding.
         k: length of the lists that are compared; cut to V.
 
@@ -126,9 +125,9 @@ def check_parity(
             comparison.interests(f"stepwise_{number}", tokens, expected, generate_stepwise(candidate, tokens, number))
         for number in sorted(reference.recalls & candidate.recalls):
             quotas = np.tile([comparison.k - (number - 1)] + [1] * (number - 1), (len(tokens), 1))
-            expected_lists, found_lists = reference.recall(tokens, quotas), candidate.recall(tokens, quotas)
             interests = generate_stepwise(reference, tokens, number).interests
-            comparison.recall(recall_spec(number).name, tokens, interests, expected_lists, found_lists)
+            lists = reference.recall(tokens, quotas), candidate.recall(tokens, quotas)
+            comparison.recall(recall_spec(number).name, tokens, interests, *lists)
     return comparison.report()
 
 
@@ -209,17 +208,10 @@ class _Comparison:
     def recall(
         self, name: str, tokens: Tokens, interests: Float32Array, expected: RecallOutput, found: RecallOutput
     ) -> None:
-        """Compares lists of rows for which the same items were generated.
+        """Compares lists of rows for which the same items were generated; ``interests`` are the reference's.
 
         Scores are compared place by place, so that near-ties may be swapped, and with the true scores of the items
         found, both as the error in any component of an interest that would explain the difference.
-
-        Args:
-            name: of the graph.
-            tokens: what was asked.
-            interests: (B, J, D), the reference's.
-            expected: the reference's lists.
-            found: the candidate's.
         """
         same = (expected.generated_rows == found.generated_rows).all(axis=1)
         rows, scores, steps = (array[same, : self.k] for array in (found.rows, found.scores, found.steps))

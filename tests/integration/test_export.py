@@ -93,10 +93,13 @@ def test_the_graphs_carry_the_hash_of_the_item_matrix(export: Export) -> None:
 
 def test_the_model_repository_holds_the_same_graphs_in_the_bundles_version(export: Export) -> None:
     version = str(Bundle.open(export.bundle).manifest.version)
-    assert sorted(path.name for path in export.repository.iterdir()) == GRAPHS
+    assert sorted(path.name for path in export.repository.iterdir()) == [*GRAPHS, "recall_engine"]
     for name in GRAPHS:
         assert sorted(path.name for path in (export.repository / name).iterdir()) == sorted([version, "config.pbtxt"])
         assert sha256(export.repository / name / version / "model.onnx") == sha256(export.bundle / f"{name}.onnx")
+    engine = export.repository / "recall_engine" / version
+    assert contents(engine / "bundle") == contents(export.bundle)
+    assert sorted(path.name for path in engine.iterdir()) == ["bundle", "model.py"]
 
 
 def test_parity_is_printed(export: Export) -> None:

@@ -103,7 +103,8 @@ def test_old_versions_go_by_count_but_not_within_the_grace(other_bundle: Path, e
     fourth = publisher(0).publish(renumbered(other_bundle, tmp_path / "fourth", second + 2))
     assert BundleStore(tmp_path / "bundles").versions() == [third, fourth] == sorted(held_versions(models))
     # With the last version that had it, the graph of six interests went too.
-    assert all_versions(models) == {name: [third, fourth] for name in ("prefill", "decode", "interests_2", "recall_2")}
+    left = ("prefill", "decode", "interests_2", "recall_2", "recall_engine")
+    assert all_versions(models) == {name: [third, fourth] for name in left}
     assert publisher(0).roll_back() == third
 
 
@@ -206,8 +207,9 @@ def test_publishing_killed_at_any_step_leaves_a_whole_version_with_all_its_graph
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill recall_1 recall_2"
-    new = f"{version_of(other_bundle)} decode interests_2 prefill recall_2"
+    recalls = "recall_1 recall_2 recall_engine"
+    old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill {recalls}"
+    new = f"{version_of(other_bundle)} decode interests_2 prefill recall_2 recall_engine"
     found = result.stdout.splitlines()
     assert set(found) == {old, new}
     assert found == sorted(found)  # once new, always new
