@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from recgpt.bench.contenders import EAGER, TRITON, Contenders, draw_batches, open_contenders, serve
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import run_load
+from recgpt.bench.load import NS_PER_S, served_load
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.results import Result, Row
 from recgpt.bench.subject import find_subject
@@ -29,7 +29,6 @@ from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 from recgpt.recall.recaller import PretrainedOnlyWarning
 
-NS_PER_S = 1e9
 QUOTAS = (9, 1)
 METHOD = """\
 Each round calls every contender once on the same requests; the first rounds are thrown away. eager: PyTorch, all tokens
@@ -124,19 +123,15 @@ def _measure_load(contenders: Contenders, bundle: Bundle, plan: Plan, progress: 
     triton = contenders.recallers[TRITON]
     [requests] = draw_batches(bundle, batch=max(plan.batch_sizes), num_batches=1, quotas=QUOTAS)
     for num_clients in progress.track(plan.num_clients, description="many clients"):
-        before = contenders.account.read()
-        load = run_load(triton, requests, num_clients=num_clients, duration_s=plan.load_s)
-        server = contenders.account.since(before, num_inferences=len(load.samples_ns))
-        facts = {
-            "batch": 1,
-            "clients": num_clients,
-            "throughput": len(load.samples_ns) / (load.duration_ns / NS_PER_S),
-            "ratio_to_eager": None,
-            "identical_lists": None,
-            "num_inferences": server.num_inferences,
-            "num_executions": server.num_executions,
-        }
-        yield Row(name=TRITON, facts=facts, samples_ns=load.samples_ns)
+        yield served_load(
+            TRITON,
+            triton,
+            contenders.account,
+            requests,
+            num_clients=num_clients,
+            duration_s=plan.load_s,
+            facts={"ratio_to_eager": None, "identical_lists": None},
+        )
 
 
 if __name__ == "__main__":

@@ -10,18 +10,39 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from recgpt.types import Candidates, ColdStart, RecallRequest, Timings
+from recgpt.types import Candidates, ColdStart, Degraded, RecallRequest, Timings
 
 if TYPE_CHECKING:
+    from recgpt.async_client import AsyncRecallClient
     from recgpt.bundle import Bundle
     from recgpt.client import RecallClient
     from recgpt.engine import Engine
+    from recgpt.remote.policy import CallPolicy, TlsOptions
 
-__all__ = ["Bundle", "Candidates", "ColdStart", "Engine", "RecallClient", "RecallRequest", "Timings"]
+__all__ = [
+    "AsyncRecallClient",
+    "Bundle",
+    "CallPolicy",
+    "Candidates",
+    "ColdStart",
+    "Degraded",
+    "Engine",
+    "RecallClient",
+    "RecallRequest",
+    "Timings",
+    "TlsOptions",
+]
 
 __version__ = "0.1.0"
 
-_LAZY = {"Bundle": "recgpt.bundle", "Engine": "recgpt.engine", "RecallClient": "recgpt.client"}
+_LAZY = {
+    "AsyncRecallClient": "recgpt.async_client",
+    "Bundle": "recgpt.bundle",
+    "CallPolicy": "recgpt.remote.policy",
+    "Engine": "recgpt.engine",
+    "RecallClient": "recgpt.client",
+    "TlsOptions": "recgpt.remote.policy",
+}
 
 
 def __getattr__(name: str) -> Any:

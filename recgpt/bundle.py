@@ -165,6 +165,11 @@ class Bundle:
             ) from error
         return cls(path=path, manifest=manifest, deleted=state.deleted, revision=state.revision)
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Version, and revision of the store: what changes when there is something new to take over."""
+        return self.manifest.version, self.revision
+
     def graphs(self) -> dict[str, Path]:
         """The file of each graph of the model by its name in ``recgpt.signature``, checked."""
         fused = (interests_spec(number).name for number in self.manifest.num_interests)

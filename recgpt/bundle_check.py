@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from recgpt.backends.base import Backend
+from recgpt.asking import Steps, drive
+from recgpt.backends.asks import ask_backend
+from recgpt.backends.base import Backend, Model
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
 from recgpt.bundle import Bundle
 from recgpt.errors import BundleError, BundleMismatchError
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.fingerprint import TOLERANCE, fingerprint, fingerprint_distance
+from recgpt.recall.fingerprint import TOLERANCE, fingerprint_distance, fingerprint_steps
 from recgpt.types import RecallRequest
 
 
@@ -22,10 +24,16 @@ def check_fingerprint(backend: Backend, catalogue: Catalogue, bundle: Bundle, *,
         bundle: holds the request and the answer.
         who: runs the model, for the message.
     """
+    drive(fingerprint_check(backend, catalogue, bundle, who=who), lambda ask: ask_backend(backend, ask))
+
+
+def fingerprint_check(model: Model, catalogue: Catalogue, bundle: Bundle, *, who: str) -> Steps[None]:
+    """``check_fingerprint``, asked of whoever answers for the model."""
     example = bundle.examples()[0]
     request = RecallRequest(history=example.history, user_id=example.user_id)
     expected = np.array(bundle.manifest.fingerprint, dtype=np.float32)
-    distance = fingerprint_distance(fingerprint(backend, catalogue, request), expected)
+    found = yield from fingerprint_steps(model, catalogue, request)
+    distance = fingerprint_distance(found, expected)
     if not distance <= TOLERANCE:
         raise BundleMismatchError(
             f"{who} runs another model than the one that bundle {bundle.path} (version {bundle.manifest.version}) was "

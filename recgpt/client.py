@@ -1,35 +1,58 @@
-"""Recall with the model on a Triton server and the item index here: same methods, same answers as the engine."""
+"""Recall with the model on Triton servers and the item index here: same methods, same answers as the engine."""
 
 from __future__ import annotations
 
 import contextlib
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
-from recgpt.backends.triton import TritonBackend
+from recgpt.asking import Ask, drive
+from recgpt.backends.asks import Search, TakeReserve
+from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.tensors import NamedArrays
 from recgpt.bundle import Bundle
-from recgpt.bundle_check import check_fingerprint
+from recgpt.client_core import ClientOptions, OnCall, Recording, ServedBundle, addresses
+from recgpt.errors import RecGPTError
 from recgpt.live import LiveRecaller
 from recgpt.recall.recaller import Recaller
+from recgpt.remote.attempts import Call
+from recgpt.remote.network import Network
+from recgpt.remote.policy import CallPolicy, TlsOptions
+from recgpt.remote.pool import ServerPool
+from recgpt.signature import GraphSpec
+from recgpt.types import Candidates, RecallRequest
 
 
 class RecallClient(LiveRecaller):
-    """Recalls items with the interests computed by a Triton server.
+    """Recalls items with the interests computed by Triton servers.
 
     The item index is searched in this process, on a GPU if there is one. Requests are pinned to the version of the
-    models that the bundle was exported with, so model and index can never be of different exports.
+    models that the bundle was exported with, and a server gets calls only after it has answered the bundle's test
+    request as the exported model did, so model and index can never be of different exports.
+
+    Safe to call from several threads. Docs: ``docs/client.md``.
 
     Args:
-        url: ``host:port`` of the server's gRPC endpoint.
+        url: ``host:port`` of the server's gRPC endpoint, or of several servers of the same models.
         bundle: folder that ``export/to_onnx.py`` wrote, or a store that ``recgpt bundle publish`` keeps; only manifest,
             index, ids, popularity and examples are needed here.
-        timeout_s: deadline of each call to the server.
+        timeout_s: deadline of one ``recall`` or ``recall_many``, for all its calls to servers together.
+        policy: retries, and hedging where it is wanted.
+        degrade: rather answer with less than raise a ServerError: from fewer interests, or with popular items; the
+            answer's ``degraded`` says which. Off, every failure is an error.
+        tls: encrypts the connections; None sends in the clear.
         num_threads: of one search with many queries; None leaves it to Faiss.
         follow_s: how often to look for a newer bundle in the store; None leaves it to ``reload``.
+        on_call: told of each ``recall_many`` when it has ended, in the thread of the caller.
+        network: what carries the calls instead of gRPC, as ``recgpt.testing.FakeNetwork`` does.
 
     Raises:
-        BundleError: the bundle is missing or damaged, or the server's model is not this bundle's.
-        ServerUnavailableError: no server answers.
-        ModelUnavailableError: the server does not serve this bundle's version of the models.
+        BundleError: the bundle is missing or damaged, or a server's model is not this bundle's.
+        ConfigError: an option is out of range.
+        ServerUnavailableError: no server answers, and ``degrade`` is off.
+        ModelUnavailableError: no server serves this bundle's version of the models.
 
     Example:
         >>> with RecallClient("localhost:8001", bundle="artifacts/bundle") as client:
@@ -38,35 +61,100 @@ class RecallClient(LiveRecaller):
 
     def __init__(
         self,
-        url: str,
+        url: str | Sequence[str],
         *,
         bundle: str | Path,
         timeout_s: float = 5.0,
+        policy: CallPolicy | None = None,
+        degrade: bool = False,
+        tls: TlsOptions | None = None,
         num_threads: int | None = None,
         follow_s: float | None = None,
+        on_call: OnCall | None = None,
+        network: Network | None = None,
     ) -> None:
+        options = ClientOptions(
+            urls=addresses(url),
+            timeout_s=timeout_s,
+            policy=policy or CallPolicy(),
+            degrade=degrade,
+            tls=tls,
+            num_threads=num_threads,
+            on_call=on_call,
+            network=network,
+        )
+        carrier = options.carrier()
+        started = False
+
         def open_bundle(opened: Bundle) -> Recaller:
-            index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
-            backend = served_model(opened, url, timeout_s=timeout_s)
-            with contextlib.ExitStack() as on_failure:
-                on_failure.callback(backend.close)
-                prompt_tuned = opened.manifest.training.is_prompt_tuned
-                recaller = Recaller(backend, index, catalogue, prompt_tuned=prompt_tuned)
-                backend.check_ready()
-                check_fingerprint(backend, catalogue, opened, who=f"the server at {url}")
-                on_failure.pop_all()
+            nonlocal started
+            # A service may start while its servers are away, but not change to a bundle that no server has.
+            recaller = _ServedRecaller(ServedBundle(opened, num_threads=num_threads), options, carrier)
+            recaller.open(even_if_down=degrade and not started)
+            started = True
             return recaller
 
         super().__init__(bundle, open_bundle, follow_s=follow_s)
 
 
-def served_model(bundle: Bundle, url: str, *, timeout_s: float) -> TritonBackend:
-    """A bundle's model on a Triton server, pinned to the bundle's version of it; nothing is sent yet."""
-    manifest = bundle.manifest
-    return TritonBackend(
-        url,
-        manifest.model,
-        fused=manifest.num_interests,
-        model_version=str(manifest.model_version),
-        timeout_s=timeout_s,
-    )
+class _ServedRecaller(Recaller):
+    """Recalls from one bundle; one deadline for all that a ``recall_many`` asks."""
+
+    def __init__(self, served: ServedBundle, options: ClientOptions, carrier: Network) -> None:
+        pool = ServerPool(
+            options.urls,
+            carrier,
+            policy=options.policy,
+            check=served.check,
+            timeout_s=options.timeout_s,
+        )
+        self._pool = pool
+        core = served.core
+        backend = _PooledBackend(served, pool, options.timeout_s)
+        super().__init__(backend, core.index, core.catalogue, prompt_tuned=core.prompt_tuned)
+        self._served = served
+        self._options = options
+
+    def open(self, *, even_if_down: bool) -> None:
+        with contextlib.ExitStack() as on_failure:
+            on_failure.callback(self._pool.close)
+            self._pool.open(even_if_down=even_if_down)
+            on_failure.pop_all()
+
+    def recall_many(self, requests: Iterable[RecallRequest]) -> list[Candidates]:
+        listed = list(requests)
+        recording = Recording(self._options, len(listed))
+
+        def answer(ask: Ask[Any]) -> Any:
+            match ask:
+                case Search(queries, k, among):
+                    return self.index.search(queries, k, among)
+                case TakeReserve():
+                    return recording.call.take_reserve()
+                case _:
+                    return self._pool.call(ask, recording.call)
+
+        try:
+            candidates = drive(self._served.steps(listed, degrade=self._options.degrade), answer)
+        except RecGPTError as error:
+            recording.ended(error=error)
+            raise
+        recording.ended(candidates)
+        return candidates
+
+
+class _PooledBackend(GraphBackend):
+    """The servers as a backend, each question with a deadline of its own."""
+
+    def __init__(self, served: ServedBundle, pool: ServerPool, timeout_s: float) -> None:
+        super().__init__(served.model.spec, served.model.fused)
+        self._served = served
+        self._pool = pool
+        self._timeout_s = timeout_s
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        call = Call(self._timeout_s, time.monotonic)
+        return drive(self._served.model.run(graph, feeds), lambda rpc: self._pool.call(rpc, call))

@@ -18,6 +18,7 @@ SIMILARITIES = ("cosine", "inner_product")
 POSITIONS = ("relative", "absolute")
 SCHEDULES = ("constant", "linear")
 LOSSES = ("cross_entropy", "bce")
+PRECISIONS = ("float32", "bfloat16")
 PRESETS = ("default", "paper")
 
 
@@ -82,6 +83,8 @@ class StageConfig:
         weight_decay: of Adam (L2), on all weights.
         loss: ``cross_entropy`` over the whole catalogue, or the paper's ``bce`` with sampled negatives.
         num_negatives: sampled items a position, for ``bce``.
+        precision: of products while training: ``bfloat16`` is twice as fast where the processor knows it; weights, sums
+            and validation are float32 either way.
         user_dropout: probability that a user counts as the shared one in a training step; 1 = no user vectors.
     """
 
@@ -93,6 +96,7 @@ class StageConfig:
     weight_decay: float = 0.0
     loss: str = "cross_entropy"
     num_negatives: int = 1
+    precision: str = "float32"
     user_dropout: float = 1.0
 
     def __post_init__(self) -> None:
@@ -105,6 +109,7 @@ class StageConfig:
         _check_range(self, "user_dropout", 0.0, 1.0)
         _check_choice(self, "schedule", SCHEDULES)
         _check_choice(self, "loss", LOSSES)
+        _check_choice(self, "precision", PRECISIONS)
 
 
 @dataclass(frozen=True, kw_only=True)

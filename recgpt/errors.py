@@ -19,7 +19,9 @@
         +-- ServerUnavailableError  no server, or it is shutting down
         +-- ServerTimeoutError      the deadline passed
         +-- ServerOverloadedError   the server's queue or a size limit refused the request
+        |   +-- RequestTooLargeError  a message is larger than may be sent or received
         +-- ServerRefusedError      not authenticated, or not permitted
+        |   +-- CertificateError    the encrypted connection failed: a certificate is wrong, expired or missing
         +-- ModelUnavailableError   the server does not serve the model that is needed
 
 Messages say what was given, what was expected, and what to do.
@@ -114,8 +116,16 @@ class ServerOverloadedError(ServerError):
     """The server refused the request because a queue or a size limit was reached."""
 
 
+class RequestTooLargeError(ServerOverloadedError):
+    """A request or its answer is larger than one message may be; the same again would be too large again."""
+
+
 class ServerRefusedError(ServerError):
     """The server does not accept this caller: not authenticated, or not permitted."""
+
+
+class CertificateError(ServerRefusedError):
+    """The encrypted connection cannot be made: a certificate is wrong, expired, or missing, on either side."""
 
 
 class ModelUnavailableError(ServerError):

@@ -22,6 +22,7 @@ _EXTRAS = {
     "pytriton": ("serve",),
     "scipy": ("bench",),
     "torch": ("train", "export"),
+    "grpc": ("client",),
     "tritonclient": ("client",),
 }
 

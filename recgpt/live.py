@@ -51,8 +51,7 @@ class LiveRecaller(Recaller):
         self, bundle: str | Path, open_bundle: Callable[[Bundle], Recaller], *, follow_s: float | None = None
     ) -> None:
         # Not Recaller's: what a Recaller holds is here that of the current bundle.
-        if follow_s is not None and not follow_s > 0:
-            raise ConfigError(f"follow_s = {follow_s}: expected seconds above 0, or None")
+        check_follow(follow_s)
         self._path = Path(bundle)
         self._open_bundle = open_bundle
         self._reloading = threading.Lock()
@@ -104,7 +103,7 @@ class LiveRecaller(Recaller):
             if self._closed.is_set():
                 raise BundleError(f"the recaller of {self._path} was closed; open a new one")
             now, before = Bundle.open(self._path), self._current.bundle
-            if (now.manifest.version, now.revision) == (before.manifest.version, before.revision):
+            if now.state == before.state:
                 return False
             self._current = self._opened(now)
             return True
@@ -129,3 +128,9 @@ class LiveRecaller(Recaller):
                 if not self._closed.is_set():
                     version = self.bundle.manifest.version
                     _log.warning("%s: recall goes on with version %s: %s", self._path, version, error)
+
+
+def check_follow(follow_s: float | None) -> None:
+    """ConfigError unless it is None or a time."""
+    if follow_s is not None and not follow_s > 0:
+        raise ConfigError(f"follow_s = {follow_s}: expected seconds above 0, or None")

@@ -12,11 +12,13 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from recgpt.asking import drive
+from recgpt.backends.triton_network import TritonNetwork
 from recgpt.bundle import Bundle, Manifest, next_version
-from recgpt.bundle_check import check_bundle, check_fingerprint
+from recgpt.bundle_check import check_bundle
 from recgpt.bundle_items import check_new_items, write_with_items
 from recgpt.bundle_store import BundleStore
-from recgpt.client import served_model
+from recgpt.client_core import served_check
 from recgpt.errors import BundleError, ConfigError, RecGPTError, ServerError
 from recgpt.serving.control import ModelControl
 from recgpt.serving.engine_files import EngineFiles, tell_deleted
@@ -217,12 +219,11 @@ class Publisher:
 
 
 def _check_served(bundle: Bundle, url: str) -> None:
-    backend = served_model(bundle, url, timeout_s=CHECK_TIMEOUT_S)
+    connection = TritonNetwork().connect(url)
     try:
-        backend.check_ready()
-        check_fingerprint(backend, bundle.catalogue(), bundle, who=f"the server at {url}")
+        drive(served_check(bundle, url), lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
     finally:
-        backend.close()
+        connection.close()
 
 
 def _add(repository: Path, bundle: Bundle) -> None:

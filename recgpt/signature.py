@@ -147,6 +147,8 @@ def recall_engine_spec(item_dtype: str, user_dtype: str) -> GraphSpec:
         item_dtype: of item ids, ``int64`` or ``string``.
         user_dtype: of user ids, likewise.
 
+    Its axes have letters of their own, since a client may widen those of the graphs and must not widen these.
+
     What a row does not fill is padded: ``history`` and ``segment_ids`` behind ``lengths`` with anything, ``quotas``
     with 0, ``blocked`` and ``allowed`` with any of their ids again. Outputs are padded likewise, and ``facts`` counts:
     generated items, unknown items of the history, unknown ids of the filters; and says with 0 or 1: shared user,
@@ -155,22 +157,22 @@ def recall_engine_spec(item_dtype: str, user_dtype: str) -> GraphSpec:
     return GraphSpec(
         name="recall_engine",
         inputs=(
-            TensorSpec(HISTORY, item_dtype, ("B", "T")),
+            TensorSpec(HISTORY, item_dtype, ("B", "N")),
             TensorSpec(LENGTHS, INT64, ("B", 1)),
             TensorSpec(K, INT64, ("B", 1)),
             TensorSpec(USER_ID, user_dtype, ("B", 1), optional=True),
-            TensorSpec(SEGMENT_IDS, INT64, ("B", "T"), optional=True),
-            TensorSpec(QUOTAS, INT64, ("B", "J"), optional=True),
+            TensorSpec(SEGMENT_IDS, INT64, ("B", "N"), optional=True),
+            TensorSpec(QUOTAS, INT64, ("B", "Q"), optional=True),
             TensorSpec(MERGE, STRING, ("B", 1), optional=True),
             TensorSpec(FILTER_SEEN, BOOL, ("B", 1), optional=True),
-            TensorSpec(BLOCKED, item_dtype, ("B", "E"), optional=True),
+            TensorSpec(BLOCKED, item_dtype, ("B", "X"), optional=True),
             TensorSpec(ALLOWED, item_dtype, ("B", "A"), optional=True),
         ),
         outputs=(
             TensorSpec(ITEM_IDS, item_dtype, ("B", "K")),
             TensorSpec(SCORES, FLOAT32, ("B", "K")),
             TensorSpec(STEPS, INT64, ("B", "K")),
-            TensorSpec(GENERATED_IDS, item_dtype, ("B", "J")),
+            TensorSpec(GENERATED_IDS, item_dtype, ("B", "G")),
             TensorSpec(FACTS, INT64, ("B", 5)),
         ),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ Float32Array = NDArray[np.float32]
 
 BEHAVIOUR = 0
 PROMPT = 1
+
+FEWER_INTERESTS: Literal["fewer_interests"] = "fewer_interests"
+POPULAR: Literal["popular"] = "popular"
 
 MERGES = ("quotas", "probability", "reciprocal_rank")
 """How several interests' lists may become one: ``RecallRequest.merge``."""
@@ -95,6 +98,20 @@ class ColdStart:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Degraded:
+    """That an answer is less than was asked for: a server failed, and the caller prefers less to an error.
+
+    Attributes:
+        rung: ``fewer_interests``: from the first interests alone, and the first one's quota took over the missing
+            ones'; ``popular``: the most popular items that the user has not seen.
+        reason: what failed.
+    """
+
+    rung: Literal["fewer_interests", "popular"]
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Timings:
     """Where the time of one call went, in nanoseconds; the requests of one ``recall_many`` share it.
 
@@ -126,6 +143,7 @@ class Candidates:
             first such; 0 for popular items.
         generated_ids: the items generated between the steps, J - 1 of them.
         cold_start: which cold-start rules applied.
+        degraded: None, or the rung of the degrade ladder that the answer is from.
         timings: of the call that the request was part of.
         num_unknown_filters: ids of ``blocked`` and ``allowed`` that are not in the catalogue and were dropped.
     """
@@ -135,6 +153,7 @@ class Candidates:
     steps: Int64Array
     generated_ids: tuple[ItemId, ...] = ()
     cold_start: ColdStart
+    degraded: Degraded | None = None
     timings: Timings = field(repr=False)
     num_unknown_filters: int = 0
 

@@ -108,8 +108,8 @@ class RecallOutput:
     generated_rows: Int64Array
 
 
-class Backend(Protocol):
-    """Runs the graphs of one exported model. Safe to call from several threads."""
+class Model(Protocol):
+    """What recall has to know of an exported model, whoever runs it."""
 
     @property
     def spec(self) -> ModelSpec:
@@ -118,6 +118,10 @@ class Backend(Protocol):
     @property
     def fused(self) -> frozenset[int]:
         """The numbers of interests for which ``interests`` is available."""
+
+
+class Backend(Model, Protocol):
+    """Runs the graphs of one exported model. Safe to call from several threads."""
 
     def prefill(self, tokens: Tokens) -> StepOutput:
         """First interest, best next item and cache of a batch of histories."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recgpt.backends.base import ModelSpec
+from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens, check_tokens
 from recgpt.backends.graph_backend import GraphBackend
-from recgpt.backends.tensors import NamedArrays, fused_numbers, recall_numbers
+from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
+from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers, recall_numbers
 from recgpt.errors import BundleError, ConfigError
 from recgpt.extras import require
 from recgpt.signature import PREFILL, GraphSpec, TensorSpec, graph_spec
@@ -22,7 +24,8 @@ _ORT_DTYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 class OnnxRuntimeBackend(GraphBackend):
     """Runs ONNX files; one session a graph, made at once, so that a bad file shows here and no first call is slow.
 
-    Safe to call from several threads: ONNX Runtime's sessions are.
+    Safe to call from several threads: ONNX Runtime's sessions are. A batch of different lengths is run in parts where
+    that is faster, by what runs of the graph were found to cost when it was loaded.
 
     Args:
         graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J`` and
@@ -58,15 +61,34 @@ class OnnxRuntimeBackend(GraphBackend):
         self._sessions = {name: self._session(name, path, options, chosen) for name, path in graphs.items()}
         if providers is not None:
             self._refuse_fallback(providers[0])
+        self._costs = {
+            number: measure_run_cost(partial(self._whole, num_interests=number), spec, num_interests=number)
+            for number in self._fused
+        }
 
     @property
     def provider(self) -> str:
         """The execution provider that runs the graphs, by ONNX Runtime's name."""
         return str(self._sessions[PREFILL.name].get_providers()[0])
 
+    @property
+    def costs(self) -> Mapping[int, RunCost]:
+        """What a run of each ``interests_J`` costs here, by J."""
+        return self._costs
+
+    def interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
+        check_fused(num_interests, self._fused)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        run = partial(self._whole, num_interests=num_interests)
+        return run_in_parts(run, tokens, self._costs[num_interests])
+
     def close(self) -> None:
         """Lets go of the sessions; those that run finish first."""
         self._sessions = {}
+
+    def _whole(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        return super().interests(tokens, num_interests)
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         session = self._sessions.get(graph.name)

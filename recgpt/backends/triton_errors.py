@@ -6,8 +6,10 @@ Knows the names of the statuses and the words Triton uses; imports neither gRPC 
 from __future__ import annotations
 
 from recgpt.errors import (
+    CertificateError,
     ModelUnavailableError,
     RequestError,
+    RequestTooLargeError,
     ServerError,
     ServerOverloadedError,
     ServerRefusedError,
@@ -42,7 +44,13 @@ STATUS_ERRORS: dict[str, tuple[type[ServerError | RequestError], str]] = {
 }
 """Name of the gRPC status -> the error, and what to do."""
 
-# Triton says UNAVAILABLE for these too; only its words tell them from a server that is not there.
+_TOO_LARGE = "send fewer requests at a time"
+_CERTIFICATE = (
+    "see that the tls options name the authority that signed the server's certificate, that this is for the host name "
+    "in the address, that none has expired, and, if the server wants one, that they hold a certificate of this client"
+)
+
+# gRPC and Triton use one status for these too; only their words tell them from what the status says.
 _UNAVAILABLE_BECAUSE = (
     ("maximum queue size", ServerOverloadedError, _LATER),
     ("timeout expired", ServerTimeoutError, "raise timeout_s, or send fewer requests at a time"),
@@ -50,10 +58,19 @@ _UNAVAILABLE_BECAUSE = (
     ("not at ready state", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
     ("explicit model load / unload", ServerRefusedError, _EXPLICIT),
     ("is not ready", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
+    ("certificate", CertificateError, _CERTIFICATE),
+    ("ssl handshake", CertificateError, _CERTIFICATE),
+    ("ssl_error", CertificateError, _CERTIFICATE),
 )
+_BECAUSE: dict[str, tuple[tuple[str, type[ServerError], str], ...]] = {
+    "UNAVAILABLE": _UNAVAILABLE_BECAUSE,
+    "RESOURCE_EXHAUSTED": (("larger than max", RequestTooLargeError, _TOO_LARGE),),
+}
 
 
-def server_error(status: str | None, text: str, *, url: str, what: str) -> ServerError | RequestError:
+def server_error(
+    status: str | None, text: str, *, url: str, what: str, encrypted: bool = False
+) -> ServerError | RequestError:
     """The error for a failed call.
 
     Args:
@@ -61,10 +78,10 @@ def server_error(status: str | None, text: str, *, url: str, what: str) -> Serve
         text: the server's, or the client library's, own words.
         url: of the server.
         what: was called.
+        encrypted: whether the connection was to be.
     """
     name = (status or "").rpartition(".")[2]
     kind, advice = STATUS_ERRORS.get(name, (ServerError, _REPORT))
-    if name == "UNAVAILABLE":
-        reasons = [(found, hint) for words, found, hint in _UNAVAILABLE_BECAUSE if words in text.lower()]
-        kind, advice = reasons[0] if reasons else (kind, advice)
+    reasons = [(found, hint) for words, found, hint in _BECAUSE.get(name, ()) if words in text.lower()]
+    kind, advice = reasons[0] if reasons else (kind, advice)
     return kind(f"{what} at {url}: {name or 'no status'}: {text}; {advice}")

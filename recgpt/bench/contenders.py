@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,13 +102,18 @@ def open_contenders(subject: Subject, url: str, *, num_interests: int, num_threa
         recallers[STEPWISE] = stack.enter_context(_over(_stepwise_backend(bundle, num_threads), bundle, num_threads))
         client = RecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=num_threads)
         recallers[TRITON] = stack.enter_context(client)
-        manifest = bundle.manifest
-        # A connection of its own, so that asking for counters does not touch the one that is timed.
-        observer = TritonBackend(
-            url, manifest.model, fused=(), model_version=str(manifest.model_version), timeout_s=TIMEOUT_S
-        )
-        stack.callback(observer.close)
-        yield Contenders(recallers, ServerAccount(observer, interests_spec(num_interests).name))
+        yield Contenders(recallers, stack.enter_context(open_account(bundle, url, num_interests=num_interests)))
+
+
+@contextmanager
+def open_account(bundle: Bundle, url: str, *, num_interests: int) -> Iterator[ServerAccount]:
+    """The counters of the fused graph of J interests, on a connection of their own, so as not to touch a timed one."""
+    manifest = bundle.manifest
+    observer = TritonBackend(
+        url, manifest.model, fused=(), model_version=str(manifest.model_version), timeout_s=TIMEOUT_S
+    )
+    with closing(observer):
+        yield ServerAccount(observer, interests_spec(num_interests).name)
 
 
 def draw_batches(bundle: Bundle, *, batch: int, num_batches: int, quotas: tuple[int, ...]) -> list[list[RecallRequest]]:

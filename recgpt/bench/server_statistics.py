@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import fields
 
-from recgpt.backends.triton import ModelStatistics, TritonBackend
+from recgpt.backends.triton import TritonBackend
+from recgpt.backends.triton_rpc import ModelStatistics
 from recgpt.errors import ServerTimeoutError
 
 # Triton closes its books right after it has answered, so they may lag behind an answer by some microseconds.

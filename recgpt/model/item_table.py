@@ -31,7 +31,8 @@ class ItemTable(nn.Embedding):
 
     def forward(self, rows: Tensor) -> Tensor:
         """Vectors of rows: (...) int64 -> (..., D)."""
-        return functional.embedding(rows, self.vectors)
+        vectors = functional.embedding(rows, self.weight, padding_idx=PADDING_ROW)
+        return functional.normalize(vectors, dim=-1) if self._unit else vectors
 
     @torch.no_grad()
     def plain(self) -> ItemTable:

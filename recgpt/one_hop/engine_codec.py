@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from recgpt import signature
 from recgpt.backends.tensors import NamedArrays
 from recgpt.data.ids import IdMap
-from recgpt.errors import RequestError, ShortfallError
+from recgpt.errors import BundleError, RequestError, ShortfallError
 from recgpt.one_hop.plan import Call, Plan
+from recgpt.recall.catalogue import Catalogue
 from recgpt.signature import INT64, STRING, recall_engine_spec
 from recgpt.types import Candidates, ColdStart, RecallRequest, Timings
 
@@ -53,6 +54,14 @@ class EngineCodec:
         self._items, self._users = item_dtype, user_dtype
         self._spec = recall_engine_spec(item_dtype, user_dtype)
 
+    @classmethod
+    def of(cls, catalogue: Catalogue) -> EngineCodec:
+        """For a catalogue's types of ids; BundleError if they cannot cross the wire."""
+        item_dtype, user_dtype = id_dtype(catalogue.item_ids), id_dtype(catalogue.user_ids)
+        if item_dtype is None or user_dtype is None:
+            raise BundleError("an id is a number beyond 64 bits; expected smaller ones, or strings")
+        return cls(item_dtype=item_dtype, user_dtype=user_dtype)
+
     def plan(self, requests: Sequence[RecallRequest]) -> Plan:
         """See ``Codec.plan``; ShortfallError where nothing at all is allowed."""
         started = time.perf_counter_ns()
@@ -61,7 +70,7 @@ class EngineCodec:
         for place, one in enumerate(sent):
             groups[_given(one.request)].append(place)
         calls = [
-            Call(model=MODEL, feeds=self.feeds([sent[place].request for place in places]), places=tuple(places))
+            Call(graph=self._spec, feeds=self.feeds([sent[place].request for place in places]), places=tuple(places))
             for together in groups.values()
             for places in _chunks(together)
         ]

@@ -13,7 +13,6 @@ import numpy as np
 
 from recgpt.backends.base import ModelSpec
 from recgpt.backends.tensors import NamedArrays, recall_feeds, recall_output
-from recgpt.backends.triton import ladder
 from recgpt.bundle import Bundle
 from recgpt.errors import BundleError, RequestError
 from recgpt.one_hop.plan import Call, Plan
@@ -34,7 +33,6 @@ class GraphCodec:
         catalogue: ids and popularity, of the same export.
         recalls: the J for which there are graphs.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
-        padded: whether histories and exclusions are padded to a few widths, as a server batches equal shapes only.
 
     Raises:
         BundleError: items were added after the export, or it has no graphs that recall.
@@ -47,7 +45,6 @@ class GraphCodec:
         *,
         recalls: Sequence[int],
         prompt_tuned: bool,
-        padded: bool = True,
     ) -> None:
         if catalogue.num_added or not recalls:
             raise BundleError(
@@ -58,16 +55,13 @@ class GraphCodec:
         self._catalogue = catalogue
         self._recalls = frozenset(recalls)
         self._prompt_tuned = prompt_tuned
-        self._padded = padded
 
     @classmethod
-    def of(cls, bundle: Bundle, *, padded: bool = True) -> GraphCodec:
+    def of(cls, bundle: Bundle) -> GraphCodec:
         """For the graphs of a bundle."""
         manifest = bundle.manifest
         prompt_tuned = manifest.training.is_prompt_tuned
-        return cls(
-            manifest.model, bundle.catalogue(), recalls=manifest.recalls, prompt_tuned=prompt_tuned, padded=padded
-        )
+        return cls(manifest.model, bundle.catalogue(), recalls=manifest.recalls, prompt_tuned=prompt_tuned)
 
     def plan(self, requests: Sequence[RecallRequest]) -> Plan:
         """See ``Codec.plan``; popular items are told without a call.
@@ -116,11 +110,8 @@ class GraphCodec:
         num_interests = len(group[0].quotas)
         longest = self._spec.max_length - (num_interests - 1)
         tokens = batch_tokens(group, max_history=longest)
-        if self._padded:
-            width, num_excluded = tokens.item_rows.shape[1], tokens.excluded.shape[1]
-            tokens = tokens.padded(ladder(width, self._spec.max_length), ladder(num_excluded))
         quotas = np.array([request.quotas for request in group], dtype=np.int64)
-        return Call(model=recall_spec(num_interests).name, feeds=recall_feeds(tokens, quotas), places=tuple(places))
+        return Call(graph=recall_spec(num_interests), feeds=recall_feeds(tokens, quotas), places=tuple(places))
 
     def _answers(self, call: Call, group: list[EncodedRequest], arrays: NamedArrays) -> dict[int, Answer]:
         output = recall_output(arrays)

@@ -1,7 +1,7 @@
 """What a one-hop recall sends and what it makes of the answers; who sends it, and how, is the caller's affair.
 
 plan = codec.plan(requests)
-outputs = [infer(call.model, call.feeds) for call in plan.calls]      (or awaited, or at once)
+outputs = [infer(call.graph, call.feeds) for call in plan.calls]      (or awaited, or at once)
 candidates = plan.finish(outputs)
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from recgpt.backends.tensors import NamedArrays
+from recgpt.signature import GraphSpec
 from recgpt.types import Candidates, RecallRequest, Timings
 
 
@@ -21,12 +22,12 @@ class Call:
     """One request to one model.
 
     Attributes:
-        model: its name.
+        graph: name and tensors of the model.
         feeds: its inputs by name, (B, ...) each.
         places: which of the plan's requests the B rows are.
     """
 
-    model: str
+    graph: GraphSpec
     feeds: NamedArrays
     places: tuple[int, ...]
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
+from recgpt.asking import Steps
 from recgpt.backends.tensors import NamedArrays
 from recgpt.errors import QuotaError, RequestError, ShortfallError
 from recgpt.one_hop.plan import Codec
+from recgpt.signature import GraphSpec
 from recgpt.types import Candidates, RecallRequest
 
-Infer = Callable[[str, NamedArrays], NamedArrays]
-"""Takes the name of a model and its inputs, gives its outputs; raises our errors."""
+Infer = Callable[[GraphSpec, NamedArrays], NamedArrays]
+"""Runs a model on its inputs and gives its outputs, as ``GraphBackend.run`` does; raises our errors."""
 
-AsyncInfer = Callable[[str, NamedArrays], Awaitable[NamedArrays]]
+InferSteps = Callable[[GraphSpec, NamedArrays], Steps[NamedArrays]]
+"""The same as an algorithm that asks, as ``TritonModel.run`` is."""
 
 _SHORTFALL = re.compile(r"\[requested=(\d+) available=(\d+)\]")
 _QUOTAS = "[quotas]"
@@ -36,30 +38,21 @@ class RemoteRecall:
         """One answer a request, in their order; errors as of ``Recaller.recall_many``, and those of ``infer``."""
         plan = self._codec.plan(list(requests))
         try:
-            return plan.finish([self._infer(call.model, call.feeds) for call in plan.calls])
+            return plan.finish([self._infer(call.graph, call.feeds) for call in plan.calls])
         except RequestError as error:
             raise typed(error) from error
 
 
-class AsyncRemoteRecall:
-    """As ``RemoteRecall``; the calls of one ``recall_many`` are under way at once.
-
-    Args:
-        codec: of the form that the server offers.
-        infer: asks a model.
-    """
-
-    def __init__(self, codec: Codec, infer: AsyncInfer) -> None:
-        self._codec = codec
-        self._infer = infer
-
-    async def recall_many(self, requests: Iterable[RecallRequest]) -> list[Candidates]:
-        """As ``RemoteRecall.recall_many``."""
-        plan = self._codec.plan(list(requests))
-        try:
-            return plan.finish(await asyncio.gather(*(self._infer(call.model, call.feeds) for call in plan.calls)))
-        except RequestError as error:
-            raise typed(error) from error
+def recall_steps(codec: Codec, infer: InferSteps, requests: Iterable[RecallRequest]) -> Steps[list[Candidates]]:
+    """As ``RemoteRecall.recall_many``, for whoever drives such algorithms, blocking or awaiting."""
+    plan = codec.plan(list(requests))
+    try:
+        outputs = []
+        for call in plan.calls:
+            outputs.append((yield from infer(call.graph, call.feeds)))
+        return plan.finish(outputs)
+    except RequestError as error:
+        raise typed(error) from error
 
 
 def marked(error: RequestError) -> str:

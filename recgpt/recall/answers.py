@@ -8,7 +8,7 @@ import numpy as np
 
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest
-from recgpt.types import Float32Array, Int64Array, ItemId
+from recgpt.types import Degraded, Float32Array, Int64Array, ItemId
 
 
 class Answer(TypedDict):
@@ -18,21 +18,28 @@ class Answer(TypedDict):
     scores: Float32Array
     steps: Int64Array
     generated_ids: tuple[ItemId, ...]
+    degraded: Degraded | None
 
 
 def answer_of(
-    catalogue: Catalogue, rows: Int64Array, scores: Float32Array, steps: Int64Array, generated: Int64Array
+    catalogue: Catalogue,
+    rows: Int64Array,
+    scores: Float32Array,
+    steps: Int64Array,
+    generated: Int64Array,
+    degraded: Degraded | None = None,
 ) -> Answer:
-    """The answer in ids: k rows with scores and steps, and the rows generated on the way."""
+    """The answer in ids: k rows with scores and steps, the rows generated on the way, and why it is less than asked."""
     return {
         "item_ids": tuple(map(catalogue.item_ids.id, rows.tolist())),
         "scores": scores,
         "steps": steps,
         "generated_ids": tuple(map(catalogue.item_ids.id, generated.tolist())),
+        "degraded": degraded,
     }
 
 
-def popular_answer(request: EncodedRequest, catalogue: Catalogue) -> Answer:
+def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degraded | None = None) -> Answer:
     """The most popular items that the request may be given."""
     k, rows = sum(request.quotas), catalogue.popular_rows
     if request.allowed is not None:
@@ -42,4 +49,4 @@ def popular_answer(request: EncodedRequest, catalogue: Catalogue) -> Answer:
         rows = rows[: k + len(request.excluded)]
         rows = rows[~np.isin(rows, list(request.excluded))][:k]
     scores = catalogue.popularity[rows].astype(np.float32)
-    return answer_of(catalogue, rows, scores, np.zeros(k, dtype=np.int64), rows[:0])
+    return answer_of(catalogue, rows, scores, np.zeros(k, dtype=np.int64), rows[:0], degraded)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from recgpt.backends.base import Backend
+from recgpt.asking import Steps, drive
+from recgpt.backends.asks import Interest, ask_backend
+from recgpt.backends.base import Backend, Model
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.types import Float32Array, RecallRequest
@@ -15,10 +17,15 @@ TOLERANCE = 0.05
 
 def fingerprint(backend: Backend, catalogue: Catalogue, request: RecallRequest) -> Float32Array:
     """The first interest (D,) float32 for one request whose history holds at least one known item."""
+    return drive(fingerprint_steps(backend, catalogue, request), lambda ask: ask_backend(backend, ask))
+
+
+def fingerprint_steps(model: Model, catalogue: Catalogue, request: RecallRequest) -> Steps[Float32Array]:
+    """The same, asked of whoever answers for the model."""
     encoded = encode_request(request, catalogue, prompt_tuned=False)
-    tokens = batch_tokens([encoded], max_history=backend.spec.max_length)
-    interest: Float32Array = backend.interest(tokens)[0]
-    return interest
+    interests = yield from Interest(batch_tokens([encoded], max_history=model.spec.max_length))
+    first: Float32Array = interests[0]
+    return first
 
 
 def fingerprint_distance(found: Float32Array, expected: Float32Array) -> float:

@@ -111,38 +111,28 @@ class ItemIndex:
         """Hex SHA-256 of the vectors' bytes; the graphs that belong to this index carry the same."""
         return vectors_digest(self.vectors())
 
-    def search(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
-        """Finds the k best items for each query.
+    def search(self, queries: Float32Array, k: int, among: Int64Array | None = None) -> tuple[Int64Array, Float32Array]:
+        """Finds the k best items for each query, of all or of some.
 
         Args:
             queries: (N, D) float32.
-            k: at most V items are returned, however large k is.
+            k: no more items are returned than there are, however large k is.
+            among: None, or the only rows to be found: (A,) int64, ascending and distinct, all in the index.
 
         Returns:
-            rows (N, min(k, V)) int64 and scores (N, min(k, V)) float32, best first, the lower row first among equals.
-        """
-        return self._search(np.ascontiguousarray(queries, dtype=np.float32), k, self.num_items, self._find)
-
-    def search_among(self, queries: Float32Array, k: int, rows: Int64Array) -> tuple[Int64Array, Float32Array]:
-        """Finds the k best of some items for each query, as exactly as ``search`` does among all.
-
-        Args:
-            queries: (N, D) float32.
-            k: at most A items are returned, however large k is.
-            rows: (A,) int64, ascending and distinct, all in the index.
-
-        Returns:
-            As ``search``: rows and scores, both (N, min(k, A)).
+            rows (N, min(k, A or V)) int64 and scores likewise float32, best first, the lower row first among equals.
         """
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        positions = np.searchsorted(self._rows, rows)
-        if len(rows) <= MAX_SCORED:
+        if among is None:
+            return self._search(queries, k, self.num_items, self._find)
+        positions = np.searchsorted(self._rows, among)
+        if len(among) <= MAX_SCORED:
             found, scores = self._sorted(*score_each(self._index, queries, positions))
             return found[:, :k], scores[:, :k]
         find = selected(self._index, positions)
         if self._lock is not None:
             find = sifted(self._find, self.num_items, positions, max_fetch=_MAX_GPU_FETCH, otherwise=find)
-        return self._search(queries, k, len(rows), find)
+        return self._search(queries, k, len(among), find)
 
     def _search(self, queries: Float32Array, k: int, num_items: int, find: Find) -> tuple[Int64Array, Float32Array]:
         k = min(k, num_items)

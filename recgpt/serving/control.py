@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
-from recgpt.backends.triton_connection import TritonConnection
+from recgpt.backends.triton_network import TritonNetwork
+from recgpt.backends.triton_rpc import LoadModel, UnloadModel
 from recgpt.errors import ModelUnavailableError, RequestError, ServerError, ServerRefusedError, ServerUnavailableError
 
 # A server loads a graph in seconds; one that is busy, or large graphs on a GPU, take longer.
@@ -22,7 +23,9 @@ class ModelControl:
     """
 
     def __init__(self, url: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> None:
-        self._connection = TritonConnection(url, timeout_s=timeout_s)
+        self._url = url
+        self._connection = TritonNetwork().connect(url)
+        self._timeout_s = timeout_s
 
     def load(self, names: Iterable[str]) -> None:
         """Lets the server look at these models anew: it loads versions that came and unloads those that went.
@@ -35,19 +38,19 @@ class ModelControl:
         """
         for name in names:
             try:
-                self._connection.call(f"loading {name}", "load_model", model_name=name)
+                self._connection.call(LoadModel(name), self._timeout_s)
             except (ServerRefusedError, ServerUnavailableError):
                 raise
             except (RequestError, ServerError) as error:
                 raise ModelUnavailableError(
-                    f"the server at {self._connection.url} cannot load {name}; does it serve the model repository that "
+                    f"the server at {self._url} cannot load {name}; does it serve the model repository that "
                     f"was published to? {error}"
                 ) from error
 
     def unload(self, names: Iterable[str]) -> None:
         """Lets the server drop these models, each when its calls have ended."""
         for name in names:
-            self._connection.call(f"unloading {name}", "unload_model", model_name=name)
+            self._connection.call(UnloadModel(name), self._timeout_s)
 
     def __enter__(self) -> Self:
         return self

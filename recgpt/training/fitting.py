@@ -164,6 +164,7 @@ def _trainer(stage: StageConfig, folder: Path, stopping: EarlyStopping, *, progr
     with _quiet():
         return pl.Trainer(
             max_epochs=stage.max_epochs,
+            precision="bf16-mixed" if stage.precision == "bfloat16" else "32-true",
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=bar,

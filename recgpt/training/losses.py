@@ -21,7 +21,8 @@ _MIN_CHUNK_ROWS = 64
 def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) -> Tensor:
     """Softmax cross entropy over the whole catalogue, rows 1..V.
 
-    The paper has the binary loss of eq. 4 instead, see ``sampled_bce``.
+    The paper has the binary loss of eq. 4 instead, see ``sampled_bce``. Under autocast the three products are of its
+    type; the softmax and all sums are float32.
 
     Args:
         interests: (N, D).
@@ -31,7 +32,12 @@ def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) 
     Returns:
         Mean over the N positions, a scalar.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(interests, item_matrix[1:], targets - 1)  # type: ignore[no-untyped-call]
+    device = interests.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    with torch.autocast(device, enabled=False):
+        loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            interests if dtype is None else interests.float(), item_matrix[1:], targets - 1, dtype
+        )
     return loss
 
 
@@ -80,30 +86,34 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, interests: Tensor, item_matrix: Tensor, targets: Tensor) -> Tensor:
-        """(N, D), (V, D), (N,) columns 0..V-1 -> scalar."""
+    def forward(
+        ctx: Any, interests: Tensor, item_matrix: Tensor, targets: Tensor, product_dtype: torch.dtype | None
+    ) -> Tensor:
+        """(N, D), (V, D), (N,) columns 0..V-1, what products are computed in (None: as given) -> scalar."""
         num_rows, num_items = len(interests), len(item_matrix)
+        dtype = product_dtype or interests.dtype
         chunk = max(_MIN_CHUNK_ROWS, _CHUNK_ELEMENTS // num_items)
         interest_grad, item_grad = torch.empty_like(interests), torch.zeros_like(item_matrix)
-        buffer = interests.new_empty((min(chunk, num_rows), num_items))
+        queries, items = interests.to(dtype), item_matrix.to(dtype)
+        products = queries.new_empty((min(chunk, num_rows), num_items))
         loss = interests.new_zeros(())
         for start in range(0, num_rows, chunk):
-            rows, columns = interests[start : start + chunk], targets[start : start + chunk].unsqueeze(1)
-            scores = torch.mm(rows, item_matrix.T, out=buffer[: len(rows)])
+            rows, columns = queries[start : start + chunk], targets[start : start + chunk].unsqueeze(1)
+            scores = torch.mm(rows, items.T, out=products[: len(rows)]).to(interests.dtype)
             highest = scores.amax(dim=1, keepdim=True)
             target_scores = scores.gather(1, columns) - highest
             exponentials = scores.sub_(highest).exp_()
             total = exponentials.sum(dim=1, keepdim=True)
             loss += (total.log() - target_scores).sum()
             gradient = exponentials.div_(total)
-            gradient.scatter_add_(1, columns, gradient.new_full(columns.shape, -1.0))
-            interest_grad[start : start + chunk] = gradient @ item_matrix
-            item_grad.addmm_(gradient.T, rows)
+            gradient = gradient.scatter_add_(1, columns, gradient.new_full(columns.shape, -1.0)).to(dtype)
+            interest_grad[start : start + chunk] = gradient @ items
+            item_grad += gradient.T @ rows
         ctx.save_for_backward(interest_grad.div_(num_rows), item_grad.div_(num_rows))
         return loss / num_rows
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Scales the gradients that the forward pass made."""
         interest_grad, item_grad = ctx.saved_tensors
-        return interest_grad * grad_outputs[0], item_grad * grad_outputs[0], None
+        return interest_grad * grad_outputs[0], item_grad * grad_outputs[0], None, None

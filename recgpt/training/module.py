@@ -64,7 +64,8 @@ class StageModule(pl.LightningModule):
 
     def validation_step(self, batch: EvaluationBatch, batch_index: int) -> None:
         """Looks for the targets in the whole catalogue, seen items left out, through the steps that serving takes."""
-        ranks = recalled_ranks(self.decoder, batch, self.quotas).cpu().numpy()
+        with torch.autocast(self.device.type, enabled=False):
+            ranks = recalled_ranks(self.decoder, batch, self.quotas).cpu().numpy()
         metrics = {NDCG: ndcg_at_k(ranks, VALIDATED_K), HIT_RATE: hit_rate_at_k(ranks, VALIDATED_K)}
         self.log_dict(metrics, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(ranks))
 

@@ -12,6 +12,7 @@ import pytest
 
 from recgpt.backends.base import Tokens
 from recgpt.backends.eager import model_spec
+from recgpt.backends.lengths import RunCost, rows_of, run_in_parts
 from recgpt.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
 from recgpt.errors import BundleError, ConfigError
 
@@ -43,6 +44,29 @@ def test_the_number_of_threads_does_not_change_the_answer(graphs, spec, tokens):
     two = OnnxRuntimeBackend(graphs, spec, num_threads=2).prefill(tokens)
     np.testing.assert_allclose(one.interest, two.interest, rtol=0, atol=1e-5)
     np.testing.assert_array_equal(one.next_rows, two.next_rows)
+
+
+@pytest.mark.parametrize("call_ns", [0, 1e9], ids=["in_parts", "whole"])
+def test_different_lengths_together_are_as_each_alone(graphs, spec, call_ns):
+    lengths = np.array([1, 10, 3, 8, 9, 2])
+    generator = np.random.default_rng(0)
+    real = np.arange(10) < lengths[:, None]
+    mixed = Tokens(
+        user_rows=generator.integers(0, 10, len(lengths)),
+        item_rows=generator.integers(1, 200, real.shape) * real,
+        segments=generator.integers(0, 2, real.shape) * real,
+        lengths=lengths,
+        excluded=generator.integers(0, 200, (len(lengths), 4)),
+    )
+    backend = OnnxRuntimeBackend(graphs, spec, num_threads=1)
+    found = run_in_parts(lambda part: backend.interests(part, 3), mixed, RunCost(call_ns=call_ns, token_ns=1.0))
+    for place in range(len(mixed)):
+        alone = backend.interests(rows_of(mixed, np.array([place])), 3)
+        np.testing.assert_allclose(found.interests[place], alone.interests[0], rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(found.generated_rows[place], alone.generated_rows[0])
+    own = backend.interests(mixed, 3)
+    np.testing.assert_allclose(own.interests, found.interests, rtol=0, atol=1e-5)
+    assert backend.costs[3].call_ns > 0
 
 
 @pytest.mark.parametrize("num_threads", [0, -1])

@@ -15,18 +15,21 @@ import numpy as np
 import pytest
 from tiny_model import NUM_ITEMS, Export, random_requests
 
+from recgpt.asking import drive_async
 from recgpt.backends.tensors import NamedArrays
-from recgpt.backends.triton_connection import TritonConnection
-from recgpt.backends.triton_infer import infer_by, triton_inputs
+from recgpt.backends.triton import TritonBackend
+from recgpt.backends.triton_model import TritonModel
+from recgpt.backends.triton_network import TritonNetwork
 from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.errors import ModelUnavailableError, QuotaError, RequestError, ShortfallError
 from recgpt.one_hop.engine_codec import MODEL, EngineCodec, id_dtype
 from recgpt.one_hop.graph_codec import GraphCodec
-from recgpt.one_hop.remote import AsyncRemoteRecall, RemoteRecall
+from recgpt.one_hop.remote import RemoteRecall, recall_steps
 from recgpt.serving.engine_files import EngineFiles, tell_deleted
 from recgpt.serving.repository import all_versions, write_repository
 from recgpt.serving.server import TritonServer
+from recgpt.signature import recall_engine_spec
 from recgpt.types import MERGES, Candidates, RecallRequest
 
 # float32 sums in another order, scores of up to about 10.
@@ -53,20 +56,25 @@ def server(folder: Path) -> Iterator[TritonServer]:
         yield running
 
 
+def connect(server: TritonServer, bundle: Bundle, version: int) -> TritonBackend:
+    spec = bundle.manifest.model
+    return TritonBackend(server.url, spec, fused=(), model_version=str(version), timeout_s=TIMEOUT_S)
+
+
 @pytest.fixture(scope="module")
-def connection(server: TritonServer) -> Iterator[TritonConnection]:
-    with closing(TritonConnection(server.url, timeout_s=TIMEOUT_S)) as opened:
+def backend(server: TritonServer, bundle: Bundle) -> Iterator[TritonBackend]:
+    with closing(connect(server, bundle, bundle.manifest.version)) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def by_graph(connection: TritonConnection, bundle: Bundle) -> RemoteRecall:
-    return RemoteRecall(GraphCodec.of(bundle), infer_by(connection, model_version=str(bundle.manifest.version)))
+def by_graph(backend: TritonBackend, bundle: Bundle) -> RemoteRecall:
+    return RemoteRecall(GraphCodec.of(bundle), backend.run)
 
 
 @pytest.fixture(scope="module")
-def by_engine(connection: TritonConnection, bundle: Bundle) -> RemoteRecall:
-    return RemoteRecall(codec_of(bundle), infer_by(connection, model_version=str(bundle.manifest.version)))
+def by_engine(backend: TritonBackend, bundle: Bundle) -> RemoteRecall:
+    return RemoteRecall(codec_of(bundle), backend.run)
 
 
 def codec_of(bundle: Bundle) -> EngineCodec:
@@ -155,7 +163,7 @@ def test_what_a_graph_cannot_do_is_refused_with_what_can(by_graph: RemoteRecall)
 
 
 def test_callers_are_answered_together_and_one_error_stays_alone(
-    by_engine: RemoteRecall, engine: Engine, connection: TritonConnection
+    by_engine: RemoteRecall, engine: Engine, backend: TritonBackend
 ) -> None:
     requests = filtered(random_requests(240, seed=9), seed=10, allowed=True)
     expected = engine.recall_many(requests)
@@ -170,7 +178,7 @@ def test_callers_are_answered_together_and_one_error_stays_alone(
             except ShortfallError as error:
                 failures.append(error.available)
 
-    before = executions(connection)
+    before = executions(backend)
     with ThreadPoolExecutor(18) as pool:
         disturbing = [pool.submit(disturb) for _ in range(2)]
         found = list(pool.map(lambda request: by_engine.recall_many([request])[0], requests))
@@ -179,13 +187,13 @@ def test_callers_are_answered_together_and_one_error_stays_alone(
             future.result()
     assert_same(found, expected)
     assert failures and set(failures) == {298}
-    num_runs, num_rows = (after - start for after, start in zip(executions(connection), before, strict=True))
+    num_runs, num_rows = (after - start for after, start in zip(executions(backend), before, strict=True))
     assert num_runs < num_rows
 
 
-def executions(connection: TritonConnection) -> tuple[int, int]:
-    statistics = connection.call("asking for statistics", "get_inference_statistics", model_name=MODEL).model_stats[0]
-    return statistics.execution_count, statistics.inference_count
+def executions(backend: TritonBackend) -> tuple[int, int]:
+    counted = backend.statistics()[MODEL]
+    return counted.num_executions, counted.num_inferences
 
 
 def test_one_call_of_different_histories_is_padded_and_each_row_has_its_own_answer(
@@ -210,33 +218,30 @@ def test_one_call_of_different_histories_is_padded_and_each_row_has_its_own_answ
     ],
 )
 def test_malformed_inputs_are_refused_by_name(
-    connection: TritonConnection, bundle: Bundle, changes: NamedArrays, what: str
+    backend: TritonBackend, bundle: Bundle, changes: NamedArrays, what: str
 ) -> None:
     request = RecallRequest(history=["i1", "i2"], quotas=(9, 1))
     feeds = codec_of(bundle).feeds([request]) | changes
     with pytest.raises(RequestError, match=what):
-        infer_by(connection, model_version=str(bundle.manifest.version))(MODEL, feeds)
+        backend.run(recall_engine_spec("string", "int64"), feeds)
 
 
-def test_a_version_that_is_not_served_is_said_to_be(connection: TritonConnection, bundle: Bundle) -> None:
-    remote = RemoteRecall(codec_of(bundle), infer_by(connection, model_version="3"))
-    with pytest.raises(ModelUnavailableError):
-        remote.recall_many([RecallRequest(history=["i1"])])
+def test_a_version_that_is_not_served_is_said_to_be(server: TritonServer, bundle: Bundle) -> None:
+    with closing(connect(server, bundle, 3)) as other, pytest.raises(ModelUnavailableError):
+        RemoteRecall(codec_of(bundle), other.run).recall_many([RecallRequest(history=["i1"])])
 
 
-def test_the_same_plan_can_be_awaited(server: TritonServer, bundle: Bundle, engine: Engine) -> None:
-    from tritonclient.grpc import aio
-
+def test_the_same_algorithm_can_be_awaited(server: TritonServer, bundle: Bundle, engine: Engine) -> None:
     requests = filtered(random_requests(30, seed=11), seed=12, allowed=True)
+    model = TritonModel(bundle.manifest.model, fused=(), version=str(bundle.manifest.version))
 
     async def recall() -> list[Candidates]:
-        async with aio.InferenceServerClient(server.url) as client:
-
-            async def infer(model: str, feeds: NamedArrays) -> NamedArrays:
-                answer = await client.infer(model, triton_inputs(feeds), client_timeout=TIMEOUT_S)
-                return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
-
-            return await AsyncRemoteRecall(codec_of(bundle), infer).recall_many(requests)
+        connection = TritonNetwork().connect_async(server.url)
+        try:
+            steps = recall_steps(codec_of(bundle), model.run, requests)
+            return await drive_async(steps, lambda rpc: connection.call(rpc, TIMEOUT_S))
+        finally:
+            await connection.close()
 
     assert_same(asyncio.run(recall()), engine.recall_many(requests))
 

@@ -77,6 +77,18 @@ def validate_slowly(checkpoint, interactions, quotas):
     }
 
 
+def test_products_in_bfloat16_leave_float32_weights_validated_as_they_are_served(interactions, uninterrupted, tmp_path):
+    stage = dataclasses.replace(PRETRAIN, precision="bfloat16")
+    config = dataclasses.replace(CONFIG, pretrain=stage, tune=dataclasses.replace(STAGE, max_epochs=0))
+    found = load_checkpoint(train(interactions, config, tmp_path, data_name="made up", progress=False))
+    assert {tensor.dtype for tensor in found.decoder.state_dict().values()} == {torch.float32}
+    assert found.training.validation == pytest.approx(validate_slowly(found, interactions, (10,)))
+    exactly = load_checkpoint(uninterrupted / "pretrained.pt").decoder.state_dict()
+    for name, tensor in found.decoder.state_dict().items():
+        assert torch.allclose(tensor, exactly[name], atol=0.05), name
+    assert not torch.equal(found.decoder.item_embedding.weight, exactly["item_embedding.weight"])
+
+
 def test_both_stages_leave_a_checkpoint(uninterrupted, interactions):
     pretrained = load_checkpoint(uninterrupted / "pretrained.pt")
     tuned = load_checkpoint(uninterrupted / "ckpt.pt")

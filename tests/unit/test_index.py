@@ -162,7 +162,7 @@ def test_a_search_among_some_items_is_exact_with_ties_by_row(num_rows: int, k: i
     matrix = rng.integers(-3, 4, (3001, 4)).astype(np.float32)  # whole numbers: ties are exact and many
     rows = np.sort(rng.permutation(3000)[:num_rows]) + 1
     queries = rng.integers(-3, 4, (3, 4)).astype(np.float32)
-    found, scores = index_of(matrix, on_gpu=on_gpu).search_among(queries, k, rows)
+    found, scores = index_of(matrix, on_gpu=on_gpu).search(queries, k, rows)
     assert (found.dtype, scores.dtype) == (np.int64, np.float32)
     assert found.shape == scores.shape == (3, min(k, num_rows))
     for query, one, its_scores in zip(queries, found, scores, strict=True):
@@ -176,7 +176,7 @@ def test_a_search_among_equal_vectors_gives_the_lowest_rows(num_rows: int, on_gp
     matrix = np.tile(rng.standard_normal(50).astype(np.float32), (2004, 1))
     rows = np.sort(rng.permutation(2003)[:num_rows]) + 1
     queries = rng.standard_normal((5, 50)).astype(np.float32)
-    found, _ = index_of(matrix, on_gpu=on_gpu).search_among(queries, 7, rows)
+    found, _ = index_of(matrix, on_gpu=on_gpu).search(queries, 7, rows)
     assert found.tolist() == [rows[:7].tolist()] * 5
 
 
@@ -184,7 +184,7 @@ def test_a_search_among_equal_vectors_gives_the_lowest_rows(num_rows: int, on_gp
 def test_a_search_among_the_worst_items_finds_them(on_gpu: bool) -> None:
     matrix = np.arange(6001, dtype=np.float32)[:, None]
     rows = np.arange(1, 1201)
-    found, scores = index_of(matrix, on_gpu=on_gpu).search_among(np.ones((2, 1), dtype=np.float32), 3, rows)
+    found, scores = index_of(matrix, on_gpu=on_gpu).search(np.ones((2, 1), dtype=np.float32), 3, rows)
     assert found.tolist() == [[1200, 1199, 1198]] * 2
     assert scores.tolist() == [[1200, 1199, 1198]] * 2
 
@@ -192,5 +192,5 @@ def test_a_search_among_the_worst_items_finds_them(on_gpu: bool) -> None:
 def test_a_search_among_items_of_a_thinned_index() -> None:
     matrix = np.arange(101, dtype=np.float32)[:, None]
     index = ItemIndex.build(matrix).without([100, 50])
-    found, _ = index.search_among(np.ones((1, 1), dtype=np.float32), 3, np.array([2, 49, 51, 99]))
+    found, _ = index.search(np.ones((1, 1), dtype=np.float32), 3, np.array([2, 49, 51, 99]))
     assert found.tolist() == [[99, 51, 49]]

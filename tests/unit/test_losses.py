@@ -39,6 +39,25 @@ def test_cross_entropy_and_gradients_equal_torch_over_several_chunks(num_rows):
         torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
 
 
+def test_under_autocast_cross_entropy_differs_by_the_rounding_of_products_only():
+    generator = torch.Generator().manual_seed(0)
+    interests = torch.randn(200, 16, generator=generator, requires_grad=True)
+    items = torch.randn(25_001, 16, generator=generator, requires_grad=True)
+    targets = torch.randint(1, 25_001, (200,), generator=generator)
+    expected = functional.cross_entropy(interests @ items[1:].T, targets - 1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = full_cross_entropy(interests, targets, items)
+    assert loss.dtype == torch.float32
+    # A bfloat16 has 8 bits: each factor and product is off by at most 2**-9 of itself.
+    assert loss.item() == pytest.approx(expected.item(), rel=2**-8)
+    for found, wanted in zip(
+        torch.autograd.grad(loss, [interests, items]), torch.autograd.grad(expected, [interests, items]), strict=True
+    ):
+        assert found.dtype == torch.float32
+        assert (found - wanted).norm() <= 2**-6 * wanted.norm()
+    assert not torch.equal(loss, expected)
+
+
 def test_cross_entropy_survives_huge_scores():
     interests = torch.tensor([[1000.0], [-1000.0]])
     items = torch.tensor([[0.0], [1.0], [-1.0]])

@@ -6,13 +6,14 @@ import grpc
 import pytest
 
 from recgpt.backends.base import ModelSpec
-from recgpt.backends.triton import TritonBackend, ladder
+from recgpt.backends.triton import TritonBackend
 from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
 from recgpt.errors import (
     ConfigError,
     ModelUnavailableError,
     RecGPTError,
     RequestError,
+    RequestTooLargeError,
     ServerError,
     ServerOverloadedError,
     ServerRefusedError,
@@ -44,7 +45,8 @@ def test_every_status_gives_one_of_our_errors_with_the_servers_words_the_address
         ("NOT_FOUND", "Request for unknown model: 'decode' is not found", ModelUnavailableError),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", ServerTimeoutError),
         ("CANCELLED", "CANCELLED", ServerUnavailableError),
-        ("RESOURCE_EXHAUSTED", "message larger than max", ServerOverloadedError),
+        ("RESOURCE_EXHAUSTED", "too many", ServerOverloadedError),
+        ("RESOURCE_EXHAUSTED", "CLIENT: Sent message larger than max (9 vs. 8)", RequestTooLargeError),
         ("UNAUTHENTICATED", "no", ServerRefusedError),
         ("PERMISSION_DENIED", "no", ServerRefusedError),
         ("INVALID_ARGUMENT", "unexpected shape", RequestError),
@@ -57,14 +59,6 @@ def test_status_and_words_decide_the_class(status, text, expected):
 
 def test_a_failure_without_a_status_is_a_server_error():
     assert type(server_error(None, "broken", url="u", what="w")) is ServerError
-
-
-def test_widths_are_few_never_too_small_and_stop_at_the_window():
-    widths = [ladder(width, 50) for width in range(1, 51)]
-    assert sorted(set(widths)) == [8, 16, 32, 50]
-    assert all(padded >= width for width, padded in enumerate(widths, start=1))
-    assert [ladder(width) for width in (1, 8, 9, 64, 65, 1000)] == [8, 8, 16, 64, 128, 1024]
-    assert ladder(60, 50) == 60
 
 
 @pytest.mark.parametrize("url", ["localhost", "http://localhost:8001", "localhost:", "localhost:grpc", ""])

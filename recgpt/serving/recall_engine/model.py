@@ -17,7 +17,7 @@ import triton_python_backend_utils as pb_utils
 from recgpt.engine import Engine
 from recgpt.errors import RecGPTError, RequestError
 from recgpt.one_hop.answering import answer_all
-from recgpt.one_hop.engine_codec import EngineCodec, id_dtype
+from recgpt.one_hop.engine_codec import EngineCodec
 from recgpt.one_hop.remote import marked
 from recgpt.recall.recaller import PretrainedOnlyWarning
 
@@ -35,10 +35,7 @@ class TritonPythonModel:
         folder = Path(args["model_repository"], args["model_version"], "bundle")
         num_threads = int(parameters["num_threads"]["string_value"])
         self._engine = Engine.load(folder, num_threads=num_threads, follow_s=FOLLOW_S)
-        catalogue = self._engine.catalogue
-        self._codec = EngineCodec(
-            item_dtype=id_dtype(catalogue.item_ids) or "", user_dtype=id_dtype(catalogue.user_ids) or ""
-        )
+        self._codec = EngineCodec.of(self._engine.catalogue)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests that were waiting, in order, whatever their shapes, by one recall."""

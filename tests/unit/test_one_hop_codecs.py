@@ -16,6 +16,7 @@ from recgpt.one_hop.answering import answer_all
 from recgpt.one_hop.engine_codec import EngineCodec, id_dtype
 from recgpt.one_hop.graph_codec import GraphCodec
 from recgpt.one_hop.remote import RemoteRecall, marked, typed
+from recgpt.signature import GraphSpec
 from recgpt.types import MERGES, RecallRequest
 
 INT_IDS = st.integers(-(2**63), 2**63 - 1)
@@ -64,7 +65,7 @@ def served() -> tuple[ToyModel, RemoteRecall, EngineCodec]:
     model = ToyModel(seed=6)
     recaller, codec = model.recaller(), EngineCodec(item_dtype="int64", user_dtype="int64")
 
-    def infer(_: str, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def infer(_: GraphSpec, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         [result] = answer_all(recaller, codec, [feeds])
         if isinstance(result, RequestError):
             raise RequestError(f"the server says: {marked(result)}; do something")

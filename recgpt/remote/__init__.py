@@ -1,0 +1,1 @@
+"""Calls to servers: deadline, retries, hedging, balance. Knows neither the model nor the protocol."""
