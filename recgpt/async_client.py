@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -111,6 +111,8 @@ class AsyncRecallClient:
         quotas: Sequence[int] | None = None,
         merge: str = "quotas",
         filter_seen: bool = True,
+        blocked: Collection[ItemId] = (),
+        allowed: Collection[ItemId] | None = None,
     ) -> Candidates:
         """Recalls k items for one user; arguments and errors as in RecallRequest and ``recall_many``."""
         request = RecallRequest(
@@ -121,6 +123,8 @@ class AsyncRecallClient:
             quotas=quotas,
             merge=merge,
             filter_seen=filter_seen,
+            blocked=blocked,
+            allowed=allowed,
         )
         return (await self.recall_many([request]))[0]
 
@@ -132,10 +136,10 @@ class AsyncRecallClient:
 
         async def answer(ask: Ask[Any]) -> Any:
             match ask:
-                case Search(queries, k) if len(queries) * index.num_items <= _INLINE_SEARCH:
-                    return index.search(queries, k)
-                case Search(queries, k):
-                    return await asyncio.to_thread(index.search, queries, k)
+                case Search(queries, k, among) if len(queries) * index.num_items <= _INLINE_SEARCH:
+                    return index.search(queries, k, among)
+                case Search(queries, k, among):
+                    return await asyncio.to_thread(index.search, queries, k, among)
                 case TakeReserve():
                     return recording.call.take_reserve()
                 case _:

@@ -3,6 +3,7 @@
     bundle/
       manifest.json       sizes, training state, version, SHA-256 of every other file
       prefill.onnx  decode.onnx  interests_1.onnx  interests_2.onnx  ..      (or .pt: TorchScript)
+      recall_1.onnx  recall_2.onnx  ..    exact recall in one graph, for servers
       item_index.faiss    the item matrix as a search index
       ids.json            item and user ids in row order
       popularity.npy      (V + 1,) int64
@@ -33,7 +34,7 @@ from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
 from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex, vectors_digest
-from recgpt.signature import DECODE, PREFILL, interests_spec
+from recgpt.signature import DECODE, PREFILL, interests_spec, recall_spec
 from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
@@ -64,6 +65,7 @@ class Manifest:
         files: name -> {"bytes", "sha256"} of every other file.
         export_version: version of the export that the graphs are of, if items were added since; None for an export.
         num_added_items: items behind the model's own, which are recalled but not understood in a history.
+        recalls: the J of each graph that recalls; such a graph knows no added items.
     """
 
     version: int
@@ -78,6 +80,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     export_version: int | None = None
     num_added_items: int = 0
+    recalls: tuple[int, ...] = ()
 
     @property
     def model_version(self) -> int:
@@ -104,6 +107,7 @@ class Manifest:
         plain["training"] = TrainingState.from_dict(plain["training"])
         plain["num_interests"] = tuple(plain["num_interests"])
         plain["fingerprint"] = tuple(plain["fingerprint"])
+        plain["recalls"] = tuple(plain.get("recalls", ()))
         return Manifest(**plain)
 
 
@@ -167,9 +171,14 @@ class Bundle:
         return self.manifest.version, self.revision
 
     def graphs(self) -> dict[str, Path]:
-        """The file of each graph by its name in ``recgpt.signature``, checked."""
+        """The file of each graph of the model by its name in ``recgpt.signature``, checked."""
         fused = (interests_spec(number).name for number in self.manifest.num_interests)
         return {name: self._checked(self.manifest.graph_file(name)) for name in (PREFILL.name, DECODE.name, *fused)}
+
+    def recall_graphs(self) -> dict[str, Path]:
+        """The file of each graph that recalls by its name, checked; none in bundles of earlier versions."""
+        names = (recall_spec(number).name for number in self.manifest.recalls)
+        return {name: self._checked(self.manifest.graph_file(name)) for name in names}
 
     def catalogue(self) -> Catalogue:
         """Ids and popularity, checked."""

@@ -101,6 +101,8 @@ def recall(
     user: Annotated[str | None, typer.Option(help="User id; without it, the shared user vector.")] = None,
     k: Annotated[int, typer.Option(help="How many items.")] = 10,
     quotas: Annotated[str | None, typer.Option(help="Items from each step, as in 9,1.")] = None,
+    blocked: Annotated[str | None, typer.Option(help="Item ids never to recall or generate, as in 12,99.")] = None,
+    allowed: Annotated[str | None, typer.Option(help="The only item ids to recall, as in 12,99.")] = None,
     items: Annotated[Path | None, typer.Option(help="Table of item names to show.")] = None,
 ) -> None:
     """Recalls items for a history, from a Triton server or in process."""
@@ -118,6 +120,8 @@ def recall(
             user_id=None if user is None else catalogue.user_ids.parse(user),
             k=k,
             quotas=_parse_quotas(quotas) if quotas else None,
+            blocked=[catalogue.item_ids.parse(text) for text in blocked.split(",")] if blocked else (),
+            allowed=None if allowed is None else [catalogue.item_ids.parse(text) for text in allowed.split(",")],
         )
     show_candidates(candidates, names, console)
     console.print(f"{candidates.timings.total_ns / 1e6:.2f} ms")

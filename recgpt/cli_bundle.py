@@ -94,11 +94,13 @@ def add_items(
 
 @bundle_app.command("delete-items")
 def delete_items(
-    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Item ids.")], store: Store = STORE
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Item ids.")],
+    store: Store = STORE,
+    model_repository: Repository = None,
 ) -> None:
     """Takes items out of every answer, of the current version and of all later ones."""
     from recgpt.bundle import Bundle
     from recgpt.publishing import Publisher
 
     parse = Bundle.open(store).catalogue().item_ids.parse
-    Publisher(store, say=_say).delete_items([parse(text) for text in items])
+    Publisher(store, model_repository=model_repository, say=_say).delete_items([parse(text) for text in items])

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from recgpt.asking import drive
 from recgpt.backends.triton_network import TritonNetwork
-from recgpt.bundle import Bundle, next_version
+from recgpt.bundle import Bundle, Manifest, next_version
 from recgpt.bundle_check import check_bundle
 from recgpt.bundle_items import check_new_items, write_with_items
 from recgpt.bundle_store import BundleStore
 from recgpt.client_core import served_check
 from recgpt.errors import BundleError, ConfigError, RecGPTError, ServerError
 from recgpt.serving.control import ModelControl
+from recgpt.serving.engine_files import EngineFiles, tell_deleted
 from recgpt.serving.repository import add_version, all_versions, held_versions, hold_versions, remove_versions
 from recgpt.types import Float32Array, ItemId
 
@@ -141,6 +142,7 @@ class Publisher:
         with self.store.locked():
             Bundle.open(self.store.path)
             self.store.delete_items(items)
+            self._tell_deleted()
         self._say(f"{len(items)} item(s) deleted for good")
 
     def _serve(self, version: int) -> None:
@@ -150,17 +152,23 @@ class Publisher:
             return
         model_version = bundle.manifest.model_version
         held = held_versions(repository)
-        with self._undone_on_failure(repository, model_version):
+        with self._undone_on_failure(repository):
             # An export into the repository may have removed the current version before it was held.
             for each in (*self._current(), bundle):
-                add_version(repository, each.graphs(), each.manifest.model_version)
-                held |= {each.manifest.model_version}
+                _add(repository, each)
+                held |= _served_as(each.manifest)
+            self._tell_deleted()
             hold_versions(repository, held)
             for url in self._urls:
                 self._say(f"loading version {model_version} at {url}")
                 with ModelControl(url) as control:
                     control.load(all_versions(repository))
                 _check_served(bundle, url)
+
+    def _tell_deleted(self) -> None:
+        state = self.store.state()
+        if self._repository is not None:
+            tell_deleted(self._repository, state.deleted, state.revision)
 
     def _current(self) -> list[Bundle]:
         current = self.store.state().current
@@ -174,12 +182,12 @@ class Publisher:
         return bundles
 
     @contextlib.contextmanager
-    def _undone_on_failure(self, repository: Path, model_version: int) -> Iterator[None]:
+    def _undone_on_failure(self, repository: Path) -> Iterator[None]:
         before, held = _numbers(repository), held_versions(repository)
         try:
             yield
         except RecGPTError:
-            if model_version not in before:
+            if _numbers(repository) - before:
                 hold_versions(repository, held)
                 remove_versions(repository, keep=before)
                 self._reload(set(all_versions(repository)), set())
@@ -191,7 +199,7 @@ class Publisher:
         if self._repository is None:
             return
         held = held_versions(self._repository)
-        gone = held - {manifest.model_version for manifest in self.store.manifests()}
+        gone = held - {number for manifest in self.store.manifests() for number in _served_as(manifest)}
         if gone:
             models = set(all_versions(self._repository))
             hold_versions(self._repository, held - gone)
@@ -216,6 +224,16 @@ def _check_served(bundle: Bundle, url: str) -> None:
         drive(served_check(bundle, url), lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
     finally:
         connection.close()
+
+
+def _add(repository: Path, bundle: Bundle) -> None:
+    graphs = {**bundle.graphs(), **bundle.recall_graphs()}
+    add_version(repository, graphs, bundle.manifest.model_version, engine=EngineFiles.of(bundle))
+
+
+def _served_as(manifest: Manifest) -> set[int]:
+    """The versions of the models of a bundle: of its graphs, and of its engine."""
+    return {manifest.model_version, manifest.version}
 
 
 def _numbers(repository: Path) -> set[int]:

@@ -4,7 +4,7 @@ The only place where they are written down. The exporter, the backends, Triton's
 them here.
 
 Axes: B batch, T history (right-padded), S new tokens, P cached tokens, E excluded items, J interests,
-L blocks, H heads, Dh width of a head, D width of the model.
+L blocks, H heads, Dh width of a head, D width of the model, K the most items that a recall graph gives.
 """
 
 from __future__ import annotations
@@ -23,9 +23,25 @@ INTEREST = "interest"
 INTERESTS = "interests"
 NEXT_IDS = "next_ids"
 GENERATED_IDS = "generated_ids"
+QUOTAS = "quotas"
+RECALLED_IDS = "recalled_ids"
+SCORES = "scores"
+STEPS = "steps"
+
+ITEM_IDS = "item_ids"
+USER_ID = "user_id"
+HISTORY = "history"
+K = "k"
+MERGE = "merge"
+FILTER_SEEN = "filter_seen"
+BLOCKED = "blocked"
+ALLOWED = "allowed"
+FACTS = "facts"
 
 INT64 = "int64"
 FLOAT32 = "float32"
+STRING = "string"
+BOOL = "bool"
 
 
 @dataclass(frozen=True)
@@ -34,15 +50,17 @@ class TensorSpec:
 
     Attributes:
         name: name in the ONNX file, in Triton and in the code.
-        dtype: numpy name of the element type.
+        dtype: numpy name of the element type; ``string`` for UTF-8.
         axes: one entry an axis: a letter for a size that the model or the request decides, a number for a fixed one.
             The first is always the batch; a scalar per request has shape (B, 1), because Triton batches on axis 0 and
             wants at least one more.
+        optional: whether an input may be left out.
     """
 
     name: str
     dtype: str
     axes: tuple[str | int, ...]
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,13 +122,69 @@ def interests_spec(num_interests: int) -> GraphSpec:
     )
 
 
+def recall_spec(num_interests: int) -> GraphSpec:
+    """The graph that recalls in one go: ``num_interests`` steps, exact search, and merge by quotas.
+
+    ``excluded_ids`` are neither generated nor recalled. ``quotas`` may be 0; what the lists do not hold is row 0, score
+    0, step 0.
+    """
+    lists = (
+        TensorSpec(RECALLED_IDS, INT64, ("B", "K")),
+        TensorSpec(SCORES, FLOAT32, ("B", "K")),
+        TensorSpec(STEPS, INT64, ("B", "K")),
+    )
+    return GraphSpec(
+        name=f"recall_{num_interests}",
+        inputs=(*PREFILL.inputs, TensorSpec(QUOTAS, INT64, ("B", num_interests))),
+        outputs=(*lists, *interests_spec(num_interests).only(GENERATED_IDS).outputs),
+    )
+
+
+def recall_engine_spec(item_dtype: str, user_dtype: str) -> GraphSpec:
+    """The model that is a whole engine: no graph, and in the users' own ids.
+
+    Args:
+        item_dtype: of item ids, ``int64`` or ``string``.
+        user_dtype: of user ids, likewise.
+
+    Its axes have letters of their own, since a client may widen those of the graphs and must not widen these.
+
+    What a row does not fill is padded: ``history`` and ``segment_ids`` behind ``lengths`` with anything, ``quotas``
+    with 0, ``blocked`` and ``allowed`` with any of their ids again. Outputs are padded likewise, and ``facts`` counts:
+    generated items, unknown items of the history, unknown ids of the filters; and says with 0 or 1: shared user,
+    popular items.
+    """
+    return GraphSpec(
+        name="recall_engine",
+        inputs=(
+            TensorSpec(HISTORY, item_dtype, ("B", "N")),
+            TensorSpec(LENGTHS, INT64, ("B", 1)),
+            TensorSpec(K, INT64, ("B", 1)),
+            TensorSpec(USER_ID, user_dtype, ("B", 1), optional=True),
+            TensorSpec(SEGMENT_IDS, INT64, ("B", "N"), optional=True),
+            TensorSpec(QUOTAS, INT64, ("B", "Q"), optional=True),
+            TensorSpec(MERGE, STRING, ("B", 1), optional=True),
+            TensorSpec(FILTER_SEEN, BOOL, ("B", 1), optional=True),
+            TensorSpec(BLOCKED, item_dtype, ("B", "X"), optional=True),
+            TensorSpec(ALLOWED, item_dtype, ("B", "A"), optional=True),
+        ),
+        outputs=(
+            TensorSpec(ITEM_IDS, item_dtype, ("B", "K")),
+            TensorSpec(SCORES, FLOAT32, ("B", "K")),
+            TensorSpec(STEPS, INT64, ("B", "K")),
+            TensorSpec(GENERATED_IDS, item_dtype, ("B", "G")),
+            TensorSpec(FACTS, INT64, ("B", 5)),
+        ),
+    )
+
+
 def graph_spec(name: str) -> GraphSpec:
     """The specification of a graph by its name; KeyError if there is none of that name."""
     if name == PREFILL.name:
         return PREFILL
     if name == DECODE.name:
         return DECODE
-    match = re.fullmatch(r"interests_([1-9]\d*)", name)
+    match = re.fullmatch(r"(interests|recall)_([1-9]\d*)", name)
     if match is None:
         raise KeyError(name)
-    return interests_spec(int(match.group(1)))
+    return (interests_spec if match.group(1) == "interests" else recall_spec)(int(match.group(2)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ class RecallRequest:
             ``probability`` and ``reciprocal_rank`` rank the union of the lists, each interest weighing its quota's
             share of k.
         filter_seen: never return a behaviour of the history; an item that is only a prompt there stays a candidate.
+        blocked: item ids never to return or to generate; order and repeats mean nothing.
+        allowed: None, or the only item ids that may be returned. It is about what is shown: what is generated between
+            the steps, and not shown, may be any item that is not blocked. An id that is blocked, or seen, as well as
+            allowed is not returned.
 
     Raises:
         RequestError: a field has the wrong type, shape or range.
@@ -57,6 +61,8 @@ class RecallRequest:
     quotas: Sequence[int] | None = None
     merge: str = "quotas"
     filter_seen: bool = True
+    blocked: Collection[ItemId] = ()
+    allowed: Collection[ItemId] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "history", _history_tuple(self.history))
@@ -71,6 +77,9 @@ class RecallRequest:
             object.__setattr__(self, "quotas", check_quotas(self.quotas, self.k))
         if self.merge not in MERGES:
             raise RequestError(f"merge = {self.merge!r}: expected one of {', '.join(MERGES)}")
+        object.__setattr__(self, "blocked", _id_set(self.blocked, "blocked"))
+        if self.allowed is not None:
+            object.__setattr__(self, "allowed", _id_set(self.allowed, "allowed"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +145,7 @@ class Candidates:
         cold_start: which cold-start rules applied.
         degraded: None, or the rung of the degrade ladder that the answer is from.
         timings: of the call that the request was part of.
+        num_unknown_filters: ids of ``blocked`` and ``allowed`` that are not in the catalogue and were dropped.
     """
 
     item_ids: tuple[ItemId, ...]
@@ -145,6 +155,7 @@ class Candidates:
     cold_start: ColdStart
     degraded: Degraded | None = None
     timings: Timings = field(repr=False)
+    num_unknown_filters: int = 0
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -169,6 +180,13 @@ def _history_tuple(history: Any) -> tuple[ItemId, ...]:
     if values is None:
         raise RequestError(f"history is a {type(history).__name__}; expected a sequence of item ids, oldest first")
     return tuple(_plain_id(item, f"history[{position}]") for position, item in enumerate(values))
+
+
+def _id_set(ids: Any, what: str) -> frozenset[ItemId]:
+    values = ids if isinstance(ids, set | frozenset) else _as_tuple(ids)
+    if values is None:
+        raise RequestError(f"{what} is a {type(ids).__name__}; expected a set or a sequence of item ids")
+    return frozenset(_plain_id(item, f"an id of {what}") for item in values)
 
 
 def _plain_id(value: Any, what: str) -> ItemId:

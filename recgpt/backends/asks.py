@@ -51,6 +51,7 @@ class Search(Ask[tuple[Int64Array, Float32Array]]):
 
     queries: Float32Array
     k: int
+    among: Int64Array | None = None
 
 
 class TakeReserve(Ask[None]):

@@ -91,6 +91,23 @@ class InterestsOutput:
     generated_rows: Int64Array
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RecallOutput:
+    """The answers of a recall graph; behind the quotas' sum everything is 0.
+
+    Attributes:
+        rows: (B, K) int64, recalled items, step by step, best first in each.
+        scores: (B, K) float32.
+        steps: (B, K) int64, 1-based.
+        generated_rows: (B, J - 1) int64, the item that was fed back after each step but the last.
+    """
+
+    rows: Int64Array
+    scores: Float32Array
+    steps: Int64Array
+    generated_rows: Int64Array
+
+
 class Model(Protocol):
     """What recall has to know of an exported model, whoever runs it."""
 
@@ -123,6 +140,17 @@ class Backend(Model, Protocol):
 
     def close(self) -> None:
         """Lets go of what the backend holds; calling it twice is harmless."""
+
+
+class RecallBackend(Backend, Protocol):
+    """A backend with graphs that recall in one go."""
+
+    @property
+    def recalls(self) -> frozenset[int]:
+        """The numbers of interests for which ``recall`` is available."""
+
+    def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        """The merged lists for quotas (B, J); ``excluded`` are neither generated nor recalled."""
 
 
 def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:

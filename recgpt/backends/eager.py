@@ -18,7 +18,8 @@ from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.torch_graphs import Runnable, run_graph
 from recgpt.graphs.modules import Decode, NextItem, Prefill, stack_steps
 from recgpt.model.decoder import Decoder
-from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
+from recgpt.model.item_table import PADDING_ROW
+from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec, recall_spec
 from recgpt.types import PROMPT
 
 
@@ -28,16 +29,18 @@ class EagerBackend(GraphBackend):
     Args:
         decoder: not changed, nor do later changes of its weights show.
         fused: the numbers of interests for which ``interests`` is offered.
+        recalls: the numbers of interests for which ``recall`` is offered.
     """
 
-    def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (1, 2, 6)) -> None:
-        super().__init__(model_spec(decoder), fused)
+    def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (1, 2, 6), recalls: Iterable[int] = ()) -> None:
+        super().__init__(model_spec(decoder), fused, recalls)
         self._decoder = copy.deepcopy(decoder).eval()
         self._decoder.make_plain()
         self._modules: dict[str, Runnable] = {
             PREFILL.name: Prefill(self._decoder).eval(),
             DECODE.name: Decode(self._decoder).eval(),
             **{interests_spec(number).name: _Recompute(self._decoder, number) for number in self.fused},
+            **{recall_spec(number).name: _SortAll(self._decoder, number) for number in self.recalls},
         }
 
     def close(self) -> None:
@@ -89,3 +92,31 @@ class _Recompute:
                 items[rows, last + 1] = generated[-1][:, 0]
                 segments[rows, last + 1] = PROMPT
         return stack_steps(interests, generated)
+
+
+class _SortAll:
+    """``recall_J`` by a sort of all scores of each step, and a walk down the lists."""
+
+    def __init__(self, decoder: Decoder, num_interests: int) -> None:
+        self._decoder = decoder
+        self._interests = _Recompute(decoder, num_interests)
+
+    def __call__(
+        self, user_ids: Tensor, items: Tensor, segments: Tensor, lengths: Tensor, excluded: Tensor, quotas: Tensor
+    ) -> tuple[Tensor, ...]:
+        interests, *generated = self._interests(user_ids, items, segments, lengths, excluded)
+        scores = interests @ self._decoder.item_matrix.T
+        # Stable, so that the lower row comes first among equals.
+        order = scores.argsort(dim=2, descending=True, stable=True)
+        rows = torch.zeros((len(items), scores.shape[2] - 1), dtype=torch.int64, device=items.device)
+        values, steps = torch.zeros_like(rows, dtype=scores.dtype), torch.zeros_like(rows)
+        for request, wanted in enumerate(quotas.tolist()):
+            taken = {PADDING_ROW, *excluded[request].tolist()}
+            place = 0
+            for step, quota in enumerate(wanted):
+                for row in [row for row in order[request, step].tolist() if row not in taken][:quota]:
+                    rows[request, place], steps[request, place] = row, step + 1
+                    values[request, place] = scores[request, step, row]
+                    taken.add(row)
+                    place += 1
+        return (rows, values, steps, *generated)

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from recgpt.backends.asks import Decode, Interest, Interests, ModelAsk, Prefill
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.backends.graph_calls import graph_answer, graph_run
-from recgpt.backends.tensors import NamedArrays
-from recgpt.signature import GraphSpec
-from recgpt.types import Float32Array
+from recgpt.backends.tensors import NamedArrays, check_recall, recall_feeds, recall_output
+from recgpt.errors import RequestError
+from recgpt.signature import GraphSpec, recall_spec
+from recgpt.types import Float32Array, Int64Array
 
 
 class GraphBackend(ABC):
@@ -20,11 +21,13 @@ class GraphBackend(ABC):
     Args:
         spec: sizes of the model.
         fused: the J for which there is a graph ``interests_J``.
+        recalls: the J for which there is a graph ``recall_J``.
     """
 
-    def __init__(self, spec: ModelSpec, fused: Iterable[int]) -> None:
+    def __init__(self, spec: ModelSpec, fused: Iterable[int], recalls: Iterable[int] = ()) -> None:
         self._spec = spec
         self._fused = frozenset(fused)
+        self._recalls = frozenset(recalls)
 
     @property
     def spec(self) -> ModelSpec:
@@ -35,6 +38,11 @@ class GraphBackend(ABC):
     def fused(self) -> frozenset[int]:
         """The numbers of interests for which ``interests`` is available."""
         return self._fused
+
+    @property
+    def recalls(self) -> frozenset[int]:
+        """The numbers of interests for which ``recall`` is available."""
+        return self._recalls
 
     def prefill(self, tokens: Tokens) -> StepOutput:
         """See ``Backend.prefill``; RequestError if the tokens do not fit."""
@@ -59,6 +67,18 @@ class GraphBackend(ABC):
     def run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         """Runs one graph as it stands, past every check: for what stands in for a server."""
         return self._run(graph, feeds)
+
+    def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
+        num_interests = check_recall(tokens, quotas, self._recalls)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        output = recall_output(self._run(recall_spec(num_interests), recall_feeds(tokens, quotas)))
+        most = int(quotas.sum(axis=1).max(initial=0))
+        if most > output.rows.shape[1]:
+            raise RequestError(
+                f"{most} items: the graph gives at most {output.rows.shape[1]}; ask for fewer, or export it for more"
+            )
+        return output
 
     @abstractmethod
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens, check_tokens
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
-from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers
+from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers, recall_numbers
 from recgpt.errors import BundleError, ConfigError
 from recgpt.extras import require
 from recgpt.signature import PREFILL, GraphSpec, TensorSpec, graph_spec
@@ -28,7 +28,8 @@ class OnnxRuntimeBackend(GraphBackend):
     that is faster, by what runs of the graph were found to cost when it was loaded.
 
     Args:
-        graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J`` as wanted.
+        graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J`` and
+            ``recall_J`` as wanted.
         spec: sizes of the exported model; the files are held against them.
         num_threads: threads of one call; None leaves it to ONNX Runtime (one a core).
         providers: execution providers in order of preference; None takes CUDA where it works, else the CPU.
@@ -49,7 +50,7 @@ class OnnxRuntimeBackend(GraphBackend):
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
-        super().__init__(spec, fused_numbers(graphs))
+        super().__init__(spec, fused_numbers(graphs), recall_numbers(graphs))
         self._ort = require("onnxruntime")
         # Its exceptions have no base class of their own; all of them are in this module.
         state = require("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -158,6 +159,9 @@ def _check_tensors(
         shape = [axis if isinstance(axis, int) else sizes.get(axis) for axis in tensor.axes]
         # ONNX Runtime gives a number for a fixed size and a name for a free one.
         fixed = [size if isinstance(size, int) else None for size in node.shape]
+        if "K" in tensor.axes:
+            # The export's choice, which the file alone tells.
+            shape[1] = fixed[1] if fixed[1] is not None else 0
         if node.type != _ORT_DTYPES[tensor.dtype] or fixed != shape:
             raise BundleError(
                 f"{path}: {kind} {tensor.name} is {node.type} {node.shape}; expected {tensor.dtype} of axes "

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt import signature
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.errors import BundleError, RequestError
-from recgpt.types import Float32Array
+from recgpt.types import Float32Array, Int64Array
 
 NamedArrays = dict[str, NDArray[Any]]
 
@@ -53,6 +53,35 @@ def interests_output(outputs: Mapping[str, NDArray[Any]]) -> InterestsOutput:
     interests = outputs[signature.INTERESTS]
     nothing = np.zeros((len(interests), 0), dtype=np.int64)
     return InterestsOutput(interests=interests, generated_rows=outputs.get(signature.GENERATED_IDS, nothing))
+
+
+def recall_feeds(tokens: Tokens, quotas: Int64Array) -> NamedArrays:
+    """Inputs of ``recall_J``: those of ``prefill``, and quotas (B, J)."""
+    return prefill_feeds(tokens) | {signature.QUOTAS: _int64(quotas)}
+
+
+def recall_output(outputs: Mapping[str, NDArray[Any]]) -> RecallOutput:
+    """What ``recall_J`` gave, by the names of the signature."""
+    rows = outputs[signature.RECALLED_IDS]
+    return RecallOutput(
+        rows=rows,
+        scores=outputs[signature.SCORES],
+        steps=outputs[signature.STEPS],
+        generated_rows=outputs.get(signature.GENERATED_IDS, np.zeros((len(rows), 0), dtype=np.int64)),
+    )
+
+
+def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Collection[int]) -> int:
+    """The number of interests that (B, J) quotas ask for; RequestError unless they fit tokens and graphs."""
+    if quotas.ndim != 2 or len(quotas) != len(tokens) or quotas.min(initial=0) < 0:
+        raise RequestError(f"quotas of shape {quotas.shape}: expected ({len(tokens)}, J) numbers of at least 0")
+    num_interests = quotas.shape[1]
+    if num_interests not in recalls:
+        raise RequestError(
+            f"{num_interests} quotas: no graph that recalls; expected one of {sorted(recalls)}. Search an index with "
+            f"the interests, or export that number"
+        )
+    return num_interests
 
 
 def check_decode(tokens: Tokens, past: Float32Array, spec: ModelSpec) -> None:
@@ -108,6 +137,12 @@ def fused_numbers(graph_names: Collection[str]) -> frozenset[int]:
         raise BundleError(f"{error} is no graph; expected prefill, decode and interests_J with a number J") from error
     widths = [spec.outputs[0].axes[1] for spec in specs if spec.outputs[0].name == signature.INTERESTS]
     return frozenset(int(width) for width in widths)
+
+
+def recall_numbers(graph_names: Collection[str]) -> frozenset[int]:
+    """The J of each ``recall_J`` among the names of a model's graphs, all of which are graphs' names."""
+    widths = [signature.graph_spec(name).inputs[-1] for name in graph_names]
+    return frozenset(int(tensor.axes[1]) for tensor in widths if tensor.name == signature.QUOTAS)
 
 
 def _int64(rows: NDArray[Any]) -> NDArray[np.int64]:

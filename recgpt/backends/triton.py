@@ -25,6 +25,7 @@ class TritonBackend(GraphBackend):
         fused: the J for which the server has ``interests_J``.
         model_version: the one version of the models that is asked.
         timeout_s: deadline of each call to the server.
+        recalls: the J for which the server has ``recall_J``.
         network: what carries the calls; None connects in the clear.
 
     Raises:
@@ -40,11 +41,12 @@ class TritonBackend(GraphBackend):
         fused: Iterable[int],
         model_version: str,
         timeout_s: float = 5.0,
+        recalls: Iterable[int] = (),
         network: Network | None = None,
     ) -> None:
-        super().__init__(spec, fused)
+        super().__init__(spec, fused, recalls)
         self._url = url
-        self._model = TritonModel(spec, fused=self._fused, version=model_version)
+        self._model = TritonModel(spec, fused=self._fused, version=model_version, recalls=self._recalls)
         self._connection = (network or TritonNetwork()).connect(url)
         self._timeout_s = timeout_s
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_rpc import (
@@ -21,9 +23,9 @@ from recgpt.backends.triton_rpc import (
 )
 from recgpt.errors import ServerError
 from recgpt.extras import require
-from recgpt.signature import GraphSpec
+from recgpt.signature import STRING, GraphSpec
 
-_DATA_TYPES = {"int64": "INT64", "float32": "FP32"}
+_DATA_TYPES = {"int64": "INT64", "float32": "FP32", "bool": "BOOL", "string": "BYTES"}
 
 
 class TritonCodec:
@@ -76,24 +78,34 @@ class TritonCodec:
     def _infer(self, rpc: Infer) -> Any:
         request = self._messages.ModelInferRequest(model_name=rpc.graph.name, model_version=rpc.version)
         for tensor in rpc.graph.inputs:
-            array = np.ascontiguousarray(rpc.feeds[tensor.name], dtype=tensor.dtype)
+            if tensor.optional and tensor.name not in rpc.feeds:
+                continue
+            array = rpc.feeds[tensor.name]
             request.inputs.add(name=tensor.name, datatype=_DATA_TYPES[tensor.dtype], shape=array.shape)
-            request.raw_input_contents.append(array.tobytes())
+            request.raw_input_contents.append(_content(array, tensor.dtype))
         for tensor in rpc.graph.outputs:
             request.outputs.add(name=tensor.name)
         return request
 
 
+def _content(array: NDArray[Any], dtype: str) -> bytes:
+    """An array's bytes as Triton wants them: strings one after the other, each behind its length in 4 bytes."""
+    if dtype != STRING:
+        return np.ascontiguousarray(array, dtype=dtype).tobytes()
+    return b"".join(struct.pack("<I", len(text)) + text for text in array.ravel().tolist())
+
+
 def _outputs(graph: GraphSpec, response: Any) -> NamedArrays:
-    """Read-only arrays over the bytes of the response."""
-    dtypes = {tensor.name: np.dtype(tensor.dtype) for tensor in graph.outputs}
+    """Read-only arrays over the bytes of the response; arrays of bytes objects where it has strings."""
+    dtypes = {tensor.name: tensor.dtype for tensor in graph.outputs}
     found = {}
     for output, content in zip(response.outputs, response.raw_output_contents, strict=False):
         dtype, shape = dtypes.get(output.name), tuple(output.shape)
-        if dtype is None or output.datatype != _DATA_TYPES[dtype.name]:
+        if dtype is None or output.datatype != _DATA_TYPES[dtype]:
             continue
-        if len(content) == dtype.itemsize * int(np.prod(shape)):
-            found[output.name] = np.frombuffer(content, dtype=dtype).reshape(shape)
+        array = _strings(content) if dtype == STRING else _numbers(content, dtype)
+        if array.size == int(np.prod(shape)):
+            found[output.name] = array.reshape(shape)
     if len(found) != len(dtypes):
         got = ", ".join(f"{output.name} {output.datatype} {list(output.shape)}" for output in response.outputs)
         raise ServerError(
@@ -101,6 +113,24 @@ def _outputs(graph: GraphSpec, response: Any) -> NamedArrays:
             f"see the server's log"
         )
     return found
+
+
+def _numbers(content: bytes, dtype: str) -> NDArray[Any]:
+    whole = len(content) // np.dtype(dtype).itemsize
+    return np.frombuffer(content, dtype=dtype, count=whole)
+
+
+def _strings(content: bytes) -> NDArray[Any]:
+    """As many strings as are there whole."""
+    texts, place = [], 0
+    while place + 4 <= len(content):
+        (length,) = struct.unpack_from("<I", content, place)
+        place += 4 + length
+        if place <= len(content):
+            texts.append(content[place - length : place])
+    array = np.empty(len(texts), dtype=object)
+    array[:] = texts
+    return array
 
 
 def _statistics(model: Any) -> ModelStatistics:

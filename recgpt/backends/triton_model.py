@@ -16,7 +16,7 @@ from recgpt.backends.lengths import ladder
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_rpc import Infer, MaxBatchSize, ModelReady, ReadyModels, ServerReady
 from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
-from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec
+from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec, recall_spec
 
 Calls = Generator[Ask[Any], Any, Any]
 
@@ -30,11 +30,13 @@ class TritonModel:
         spec: sizes of the exported model.
         fused: the J for which the server has ``interests_J``.
         version: the one version of the models that is asked.
+        recalls: the J for which the server has ``recall_J``.
     """
 
-    def __init__(self, spec: ModelSpec, *, fused: Iterable[int], version: str) -> None:
+    def __init__(self, spec: ModelSpec, *, fused: Iterable[int], version: str, recalls: Iterable[int] = ()) -> None:
         self._spec = spec
         self._fused = frozenset(fused)
+        self._recalls = frozenset(recalls)
         self._version = version
         self._max_batch_sizes: dict[str, int] = {}
 
@@ -81,6 +83,7 @@ class TritonModel:
             ModelUnavailableError: it does not serve a model, or not in this version; says what it has.
         """
         names = [PREFILL.name, DECODE.name, *(interests_spec(number).name for number in sorted(self._fused))]
+        names += [recall_spec(number).name for number in sorted(self._recalls)]
         missing = []
         for name in names:
             if not (yield from ModelReady(name, self._version)):
@@ -98,6 +101,8 @@ class TritonModel:
         highest = {"T": self._spec.max_length, "P": self._spec.max_length, "E": None}
         widened = {}
         for tensor in graph.inputs:
+            if tensor.name not in feeds and tensor.optional:
+                continue
             array = feeds[tensor.name]
             axes = zip(tensor.axes, array.shape, strict=True)
             missing = [ladder(size, highest[axis]) - size if axis in highest else 0 for axis, size in axes]
@@ -121,7 +126,10 @@ def _served() -> Generator[Ask[Any], Any, str]:
 def axis_sizes(graph: GraphSpec, feeds: NamedArrays) -> dict[str | int, int]:
     """The size of each axis letter of a graph's inputs."""
     return {
-        axis: size for tensor in graph.inputs for axis, size in zip(tensor.axes, feeds[tensor.name].shape, strict=True)
+        axis: size
+        for tensor in graph.inputs
+        if tensor.name in feeds
+        for axis, size in zip(tensor.axes, feeds[tensor.name].shape, strict=True)
     }
 
 

@@ -21,7 +21,8 @@ from recgpt.backends.torch_graphs import Runnable, run_graph
 from recgpt.backends.torchscript import TorchScriptBackend
 from recgpt.bench.timing import Sample
 from recgpt.bundle import Bundle
-from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
+from recgpt.graphs.modules import Decode, Interests, Prefill
+from recgpt.graphs.recall import Graph
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.model.checkpoint import Checkpoint
 from recgpt.recall.steps import generate_stepwise

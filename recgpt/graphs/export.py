@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recgpt.backends.base import Backend, ModelSpec, Tokens
+from recgpt.backends.base import ModelSpec, RecallBackend, Tokens
 from recgpt.backends.eager import EagerBackend
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
 from recgpt.backends.torchscript import TorchScriptBackend
@@ -26,9 +26,10 @@ from recgpt.bundle import (
 from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
-from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
+from recgpt.graphs.modules import Decode, Interests, Prefill
 from recgpt.graphs.onnx_writer import Scan, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
+from recgpt.graphs.recall import Graph, Recall
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
 from recgpt.model.checkpoint import Checkpoint
@@ -38,6 +39,7 @@ from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
 from recgpt.types import RecallRequest
 
@@ -56,11 +58,13 @@ class GraphFormat:
         name: as in the manifest.
         write: writes one graph; the digest of the item matrix goes into the file where the format has room for it.
         backend: loads the files, for the parity check.
+        recalls: whether graphs that recall can be written in it.
     """
 
     name: str
     write: Callable[[Graph, Path, str], None]
-    backend: Callable[[Mapping[str, Path], ModelSpec], Backend]
+    backend: Callable[[Mapping[str, Path], ModelSpec], RecallBackend]
+    recalls: bool
 
 
 def onnx_format(scan: Scan) -> GraphFormat:
@@ -69,6 +73,7 @@ def onnx_format(scan: Scan) -> GraphFormat:
         name="onnx",
         write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}, scan=scan),
         backend=OnnxRuntimeBackend,
+        recalls=True,
     )
 
 
@@ -77,6 +82,8 @@ TORCHSCRIPT = GraphFormat(
     name="torchscript",
     write=lambda graph, path, digest: write_torchscript(graph, path),
     backend=TorchScriptBackend,
+    # Its topk promises no order of equal scores.
+    recalls=False,
 )
 
 
@@ -87,6 +94,7 @@ def export_bundle(
     *,
     model_repository: Path | None = None,
     num_interests: Sequence[int] = (1, 2, 6),
+    recalls: Sequence[int] | None = None,
     evaluation: Path | None = None,
     say: Say = print,
 ) -> ParityReport:
@@ -101,6 +109,7 @@ def export_bundle(
         graph_format: ``ONNX`` or ``TORCHSCRIPT``.
         model_repository: Triton's folder, for ONNX; None leaves Triton out.
         num_interests: the J of each fused graph.
+        recalls: the J of each graph that recalls; None takes those of ``num_interests`` up to 2, if the format can.
         evaluation: what ``recgpt evaluate --json`` wrote of this checkpoint, for the model card.
         say: told about each step.
 
@@ -116,9 +125,11 @@ def export_bundle(
     decoder = checkpoint.decoder
     metrics = read_evaluation(evaluation, checkpoint.training) if evaluation is not None else {}
     check_finite(decoder)
-    _check_room(decoder, num_interests)
+    if recalls is None:
+        recalls = [number for number in num_interests if number <= 2 and graph_format.recalls]
+    _check_room(decoder, (*num_interests, *recalls))
     catalogue, matrix = catalogue_of(checkpoint), item_matrix(decoder)
-    reference = EagerBackend(decoder, fused=num_interests)
+    reference = EagerBackend(decoder, fused=num_interests, recalls=recalls)
     manifest = _describe(checkpoint, reference, graph_format, next_version(_version_at(out)))
     with _replacing(out, model_repository, manifest.version) as folder:
         folder.mkdir()
@@ -127,7 +138,7 @@ def export_bundle(
         write_catalogue(folder, catalogue, examples_of(checkpoint))
         say("checking parity with PyTorch")
         candidate = graph_format.backend(graphs, reference.spec)
-        batches = _parity_batches(checkpoint, catalogue, reference.spec, max(num_interests))
+        batches = _parity_batches(checkpoint, catalogue, reference.spec, max([*num_interests, *recalls]))
         report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
         candidate.close()
         report.require(TOLERANCE)
@@ -135,7 +146,8 @@ def export_bundle(
         (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
         write_manifest(folder, manifest)
         if model_repository is not None:
-            add_version(model_repository, graphs, manifest.version)
+            made = Bundle.open(folder)
+            add_version(model_repository, graphs, manifest.version, engine=EngineFiles.of(made))
     return report
 
 
@@ -176,6 +188,7 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         graph_format=graph_format.name,
         dtype="float32",
         num_interests=tuple(sorted(reference.fused)),
+        recalls=tuple(sorted(reference.recalls)),
         training=checkpoint.training,
         item_matrix_sha256=vectors_digest(item_matrix(checkpoint.decoder)[1:]),
         fingerprint=tuple(fingerprint(reference, catalogue_of(checkpoint), request).tolist()),
@@ -189,6 +202,7 @@ def _write_graphs(
 ) -> dict[str, Path]:
     graphs: list[Graph] = [Prefill(decoder), Decode(decoder)]
     graphs += [Interests(decoder, number) for number in manifest.num_interests]
+    graphs += [Recall(decoder, number) for number in manifest.recalls]
     paths = {graph.spec.name: folder / manifest.graph_file(graph.spec.name) for graph in graphs}
     for graph in graphs:
         say(f"exporting {graph.spec.name}")

@@ -14,7 +14,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.modules import Decode, Graph
+from recgpt.graphs.modules import Decode
+from recgpt.graphs.recall import Graph, Recall
 
 # Far beyond every table, and no divisor of the ends of int64: the remainder of a negative number lies beyond too. One
 # operator, where a comparison and a choice would be two.
@@ -25,9 +26,10 @@ def guarded(graph: Graph) -> nn.Module:
     """The graph with its inputs checked: it fails where one holds what no caller may mean, and is the same otherwise.
 
     Refused, beside what lies beyond a table: negative users, items, segments and exclusions, histories wider than the
-    window, lengths below 1 (of ``decode``: below 0, or more than are cached).
+    window, lengths below 1 (of ``decode``: below 0, or more than are cached), quotas below 0 or above what there is.
     """
-    return (_GuardedDecode(graph) if isinstance(graph, Decode) else _GuardedHistory(graph)).train(graph.training)
+    guards: dict[type, type[_Guarded]] = {Decode: _GuardedDecode, Recall: _GuardedRecall}
+    return guards.get(type(graph), _GuardedHistory)(graph).train(graph.training)
 
 
 class _Guarded(nn.Module):
@@ -54,6 +56,32 @@ class _GuardedHistory(_Guarded):
             segment_ids % _BEYOND,
             (lengths - 1) % _BEYOND + 1,
             excluded_ids % _BEYOND,
+        )
+        return cast("tuple[Tensor, ...]", output)
+
+
+class _GuardedRecall(_Guarded):
+    def __init__(self, graph: Recall) -> None:
+        super().__init__(graph)
+        self.num_recalled = graph.num_recalled
+
+    def forward(
+        self,
+        user_ids: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        lengths: Tensor,
+        excluded_ids: Tensor,
+        quotas: Tensor,
+    ) -> tuple[Tensor, ...]:
+        fits = ((quotas >= 0) & (quotas <= self.num_recalled)).all(dim=1, keepdim=True)
+        output = self.guarded(
+            user_ids % _BEYOND,
+            self._checked(input_ids),
+            segment_ids % _BEYOND,
+            ((lengths - 1) % _BEYOND + 1).masked_fill(~fits, _BEYOND),
+            excluded_ids % _BEYOND,
+            quotas,
         )
         return cast("tuple[Tensor, ...]", output)
 

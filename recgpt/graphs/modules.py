@@ -1,4 +1,4 @@
-"""The three graphs as PyTorch modules, with the tensors of ``recgpt.signature`` at their border.
+"""The graphs of the model as PyTorch modules, with the tensors of ``recgpt.signature`` at their border.
 
 One decoder behind all of them. No control flow that depends on values, no zero-length cache, so that every exporter and
 execution provider can take them.
@@ -6,6 +6,7 @@ execution provider can take them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -34,7 +35,7 @@ class NextItem(nn.Module):
         # Row 0 stands for "none" in `excluded`; scattering it there masks padding, which must be masked anyway.
         padding = torch.full_like(excluded[:, :1], PADDING_ROW)
         scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
-        return _argmax(scores, self.decoder.num_items + 1)
+        return argmax(scores, self.decoder.num_items + 1)
 
 
 class Prefill(nn.Module):
@@ -108,6 +109,30 @@ class Interests(nn.Module):
         self, user_ids: Tensor, input_ids: Tensor, segment_ids: Tensor, lengths: Tensor, excluded_ids: Tensor
     ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.interests_spec``."""
+
+        def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
+            item: Tensor = self.next_item(interest, torch.cat([excluded_ids, *generated], dim=1))
+            return item
+
+        return stack_steps(*self.unroll(user_ids, input_ids, segment_ids, lengths, best))
+
+    def unroll(
+        self,
+        user_ids: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        lengths: Tensor,
+        choose: Callable[[Tensor, list[Tensor]], Tensor],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The loop: J interests (B, D), and the J - 1 items (B, 1) that ``choose`` took between them.
+
+        Args:
+            user_ids: as of ``forward``.
+            input_ids: as of ``forward``.
+            segment_ids: as of ``forward``.
+            lengths: as of ``forward``.
+            choose: the next item (B, 1) for an interest (B, D) and the items taken before.
+        """
         slots = torch.arange(input_ids.shape[1], device=lengths.device).unsqueeze(0)
         distances = (slots.transpose(0, 1) - slots).unsqueeze(0)
         hidden = self.embed(user_ids[:, 0], input_ids, segment_ids, slots)
@@ -125,7 +150,7 @@ class Interests(nn.Module):
         interests = [self.decoder.normalise(hidden.squeeze(1))]
         generated: list[Tensor] = []
         for step in range(1, self.num_interests):
-            item = self.next_item(interests[-1], torch.cat([excluded_ids, *generated], dim=1))
+            item = choose(interests[-1], generated)
             generated.append(item)
             hidden = self.embed(user_ids[:, 0], item, torch.full_like(item, PROMPT), lengths + (step - 1))
             seen = torch.cat([seen, torch.ones_like(seen[:, :, :1])], dim=2)
@@ -136,14 +161,10 @@ class Interests(nn.Module):
             asking = self.last.normalise(hidden)
             tokens = torch.cat([tokens, asking], dim=1)
             interests.append(self.decoder.normalise(self.last(hidden, asking, tokens, seen, distances).squeeze(1)))
-        return stack_steps(interests, generated)
+        return interests, generated
 
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.decoder.blocks))
-
-
-Graph = Prefill | Decode | Interests
-"""Any of the three; has ``spec`` and ``decoder``."""
 
 
 def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tensor, ...]:
@@ -152,7 +173,7 @@ def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tenso
     return (stacked, torch.cat(generated, dim=1)) if generated else (stacked,)
 
 
-def _argmax(scores: Tensor, width: int) -> Tensor:
+def argmax(scores: Tensor, width: int) -> Tensor:
     """The lowest of the best columns of each row: (B, width) -> (B, 1).
 
     Runtimes search for a position far more slowly than for a maximum, so the maxima of blocks come first, and the

@@ -26,7 +26,8 @@ from torch.onnx import OnnxExporterError
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
 from recgpt.graphs.guard import guarded
-from recgpt.graphs.modules import Graph, NextItem
+from recgpt.graphs.modules import NextItem
+from recgpt.graphs.recall import Graph
 from recgpt.graphs.scan import ZERO, ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
 from recgpt.model.decoder import Decoder

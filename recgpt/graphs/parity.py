@@ -15,10 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recgpt.backends.base import Backend, InterestsOutput, ModelSpec, StepOutput, Tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallBackend, RecallOutput, StepOutput, Tokens
 from recgpt.errors import ParityError
 from recgpt.recall.steps import feed_back, generate_stepwise
-from recgpt.signature import INTEREST, INTERESTS, PRESENT_KEY_VALUES
+from recgpt.signature import INTEREST, INTERESTS, PRESENT_KEY_VALUES, SCORES, STEPS, recall_spec
 from recgpt.types import Float32Array, Int64Array
 
 
@@ -94,21 +94,21 @@ class ParityReport:
 
 
 def check_parity(
-    reference: Backend,
-    candidate: Backend,
+    reference: RecallBackend,
+    candidate: RecallBackend,
     batches: Iterable[Tokens],
     *,
     num_interests: Sequence[int],
     item_matrix: Float32Array,
     k: int = 10,
 ) -> ParityReport:
-    """Compares prefill, decode, the fused graphs and the stepwise loop of two backends.
+    """Compares prefill, decode, fused graphs, the stepwise loop and graphs that recall, of two backends.
 
     Args:
         reference: usually ``EagerBackend``; its ``interests`` is the truth for the fused and the stepwise way alike.
         candidate: what is to be checked.
         batches: histories that leave room for the largest number of interests.
-        num_interests: every J to compare; both backends offer it as fused.
+        num_interests: every J to compare as fused, beside the graphs that recall which both backends offer.
         item_matrix: (V + 1, D), row 0 for padding.
         k: length of the lists that are compared; cut to V.
 
@@ -123,6 +123,11 @@ def check_parity(
             expected = reference.interests(tokens, number)
             comparison.interests(f"interests_{number}", tokens, expected, candidate.interests(tokens, number))
             comparison.interests(f"stepwise_{number}", tokens, expected, generate_stepwise(candidate, tokens, number))
+        for number in sorted(reference.recalls & candidate.recalls):
+            quotas = np.tile([comparison.k - (number - 1)] + [1] * (number - 1), (len(tokens), 1))
+            interests = generate_stepwise(reference, tokens, number).interests
+            lists = reference.recall(tokens, quotas), candidate.recall(tokens, quotas)
+            comparison.recall(recall_spec(number).name, tokens, interests, *lists)
     return comparison.report()
 
 
@@ -157,13 +162,13 @@ class _Comparison:
     def __init__(self, item_matrix: Float32Array, k: int) -> None:
         self._matrix = item_matrix
         self._norms = np.abs(item_matrix).sum(axis=1)
-        self._k = k
+        self.k = k
         self._differences: dict[str, float] = {}
         self._generated_error = 0.0
         self._num_generated = self._num_generated_equal = self._num_lists = self._num_lists_equal = 0
         self.num_rows = 0
 
-    def tensor(self, name: str, expected: Float32Array, found: Float32Array) -> None:
+    def tensor(self, name: str, expected: Float32Array | Int64Array, found: Float32Array | Int64Array) -> None:
         """Notes the largest difference of two arrays of one shape; NaN where either holds one."""
         if expected.shape != found.shape:
             raise ParityError(f"{name} has shape {found.shape}; expected {expected.shape} as from PyTorch")
@@ -200,6 +205,28 @@ class _Comparison:
             reach = float(self._norms[row] + self._norms[answer])
             self._generated_error = max(self._generated_error, gap / reach if reach else 0.0)
 
+    def recall(
+        self, name: str, tokens: Tokens, interests: Float32Array, expected: RecallOutput, found: RecallOutput
+    ) -> None:
+        """Compares lists of rows for which the same items were generated; ``interests`` are the reference's.
+
+        Scores are compared place by place, so that near-ties may be swapped, and with the true scores of the items
+        found, both as the error in any component of an interest that would explain the difference.
+        """
+        same = (expected.generated_rows == found.generated_rows).all(axis=1)
+        rows, scores, steps = (array[same, : self.k] for array in (found.rows, found.scores, found.steps))
+        asked = np.take_along_axis(interests[same], np.maximum(steps - 1, 0)[:, :, None], axis=1)
+        reach = np.maximum(np.maximum(self._norms[rows], self._norms[expected.rows[same, : self.k]]), 1.0)
+        true_scores = (self._matrix[rows] * asked).sum(axis=2)
+        for truth in (expected.scores[same, : self.k], true_scores):
+            self.tensor(f"{name}/{SCORES}", truth / reach, scores / reach)
+        self.tensor(f"{name}/{STEPS}", expected.steps[same, : self.k], steps)
+        for answer, truth, excluded in zip(rows, expected.rows[same, : self.k], tokens.excluded[same], strict=True):
+            self._num_lists += 1
+            self._num_lists_equal += np.array_equal(truth, answer)
+            if {0, *excluded.tolist()} & set(answer.tolist()) or len(set(answer.tolist())) < len(answer):
+                self._generated_error = math.inf
+
     def report(self) -> ParityReport:
         """What was collected."""
         return ParityReport(
@@ -208,7 +235,7 @@ class _Comparison:
             num_generated=self._num_generated,
             num_generated_equal=self._num_generated_equal,
             generated_error=self._generated_error,
-            k=self._k,
+            k=self.k,
             num_lists=self._num_lists,
             num_lists_equal=self._num_lists_equal,
         )
@@ -216,7 +243,7 @@ class _Comparison:
     def _lists(self, expected: Float32Array, found: Float32Array, excluded: Int64Array) -> None:
         for truth, answer in zip(self._scores(expected, excluded), self._scores(found, excluded), strict=True):
             self._num_lists += 1
-            self._num_lists_equal += np.array_equal(_top_k(truth, self._k), _top_k(answer, self._k))
+            self._num_lists_equal += np.array_equal(_top_k(truth, self.k), _top_k(answer, self.k))
 
     def _scores(self, interests: Float32Array, excluded: Int64Array) -> Float32Array:
         scores = interests @ self._matrix.T
@@ -231,7 +258,7 @@ def _top_k(scores: Float32Array, k: int) -> NDArray[np.int64]:
     return rows[np.argsort(-scores[rows], kind="stable")][:k]
 
 
-def _compare_steps(comparison: _Comparison, reference: Backend, candidate: Backend, tokens: Tokens) -> None:
+def _compare_steps(comparison: _Comparison, reference: RecallBackend, candidate: RecallBackend, tokens: Tokens) -> None:
     """One prefill, and one decode of the reference's item on each backend's own cache."""
     expected, found = reference.prefill(tokens), candidate.prefill(tokens)
     _compare_step(comparison, "prefill", tokens, tokens.lengths, expected, found)

@@ -14,7 +14,7 @@ import torch
 
 from recgpt.errors import BundleError
 from recgpt.files import atomic_path
-from recgpt.graphs.modules import Graph
+from recgpt.graphs.recall import Graph
 from recgpt.graphs.tracing import example_inputs, export_copy
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.errors import ExportError
-from recgpt.graphs.modules import Graph, NextItem
+from recgpt.graphs.modules import NextItem
+from recgpt.graphs.recall import Graph
 from recgpt.model.decoder import Decoder
 from recgpt.signature import FLOAT32, INT64, LENGTHS, PAST_KEY_VALUES
 

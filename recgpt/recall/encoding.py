@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from recgpt.backends.base import Tokens
+from recgpt.data.ids import UNKNOWN_ROW
+from recgpt.errors import QuotaError, ShortfallError
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.merge import default_quotas
 from recgpt.types import BEHAVIOUR, ColdStart, Int64Array, RecallRequest
@@ -24,8 +26,10 @@ class EncodedRequest:
         quotas: as asked for, or the default.
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
+        allowed: None, or the only rows that may be returned: (A,) int64, ascending, distinct, none excluded or deleted.
         never_generated: (E,) int64, distinct rows never to be fed back: all of the model's that are not returned.
         cold_start: the rules that apply.
+        num_unknown_filters: filtered ids that are not in the catalogue.
     """
 
     user_row: int
@@ -34,8 +38,10 @@ class EncodedRequest:
     quotas: tuple[int, ...]
     merge: str
     excluded: frozenset[int]
+    allowed: Int64Array | None
     never_generated: Int64Array
     cold_start: ColdStart
+    num_unknown_filters: int
 
 
 def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
@@ -46,7 +52,9 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     known = (rows > 0) & (rows <= catalogue.num_modelled)
     # A prompt was offered, not taken: it may be just what the user wants next.
     seen = rows[(rows > 0) & (segments == BEHAVIOUR)] if request.filter_seen else rows[:0]
-    excluded = frozenset(seen.tolist()) - catalogue.deleted
+    blocked = catalogue.item_ids.rows(request.blocked)
+    excluded = frozenset([*seen.tolist(), *blocked[blocked > 0].tolist()]) - catalogue.deleted
+    allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
     modelled = np.array(sorted(row for row in excluded if row <= catalogue.num_modelled), dtype=np.int64)
     return EncodedRequest(
         user_row=user_row,
@@ -55,13 +63,49 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
         excluded=excluded,
+        allowed=allowed,
         never_generated=np.concatenate([modelled, catalogue.never_generated]),
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=int(len(rows) - known.sum()),
             popular=not known.any(),
         ),
+        num_unknown_filters=num_unknown + int((blocked == UNKNOWN_ROW).sum()),
     )
+
+
+def _allowed_rows(
+    request: RecallRequest, catalogue: Catalogue, excluded: frozenset[int]
+) -> tuple[Int64Array | None, int]:
+    """The rows of ``EncodedRequest.allowed``, and how many allowed ids are unknown."""
+    if request.allowed is None:
+        return None, 0
+    rows = np.unique(catalogue.item_ids.rows(request.allowed))
+    num_known = int((rows != UNKNOWN_ROW).sum())
+    barred = [UNKNOWN_ROW, *excluded, *catalogue.deleted]
+    return rows[~np.isin(rows, barred)], len(request.allowed) - num_known
+
+
+def check_feasible(request: EncodedRequest, catalogue: Catalogue, *, num_items: int, window: int) -> None:
+    """Refuses a request that cannot be answered.
+
+    Args:
+        request: what was encoded.
+        catalogue: of the model.
+        num_items: how many items can be recalled at all.
+        window: C, the model's positions.
+
+    Raises:
+        ShortfallError: there are fewer than k items for the request.
+        QuotaError: more interests than positions, or than items to generate.
+    """
+    _check_shortfall(request, num_items)
+    num_interests = len(request.quotas)
+    if num_interests > window:
+        raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
+    generable = catalogue.num_modelled - len(request.never_generated)
+    if num_interests - 1 > generable:
+        raise QuotaError(f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated")
 
 
 def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:
@@ -82,3 +126,21 @@ def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tok
         lengths=lengths,
         excluded=excluded,
     )
+
+
+def _check_shortfall(request: EncodedRequest, num_items: int) -> None:
+    """ShortfallError unless a catalogue that can give ``num_items`` items has enough for the request."""
+    k, num_excluded = sum(request.quotas), len(request.excluded)
+    available = num_items - num_excluded if request.allowed is None else len(request.allowed)
+    if k > available:
+        reason = (
+            f"{num_excluded} are in the history or blocked"
+            if request.allowed is None
+            else "the allowed ones, without those in the history or blocked"
+        )
+        raise ShortfallError(
+            f"k = {k}, but only {available} of the catalogue's {num_items} items can be recalled ({reason}); ask for "
+            f"at most {available}",
+            requested=k,
+            available=available,
+        )

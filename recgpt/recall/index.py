@@ -16,6 +16,7 @@ import numpy as np
 
 from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
+from recgpt.recall.index_filter import MAX_SCORED, Find, Found, score_each, selected, sifted
 from recgpt.types import Float32Array, Int64Array
 
 # Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
@@ -92,6 +93,11 @@ class ItemIndex:
         return int(self._index.ntotal)
 
     @property
+    def rows(self) -> Int64Array:
+        """(V,) int64, the rows that can be found, ascending."""
+        return self._rows
+
+    @property
     def size(self) -> int:
         """D, width of a vector."""
         return int(self._index.d)
@@ -105,43 +111,62 @@ class ItemIndex:
         """Hex SHA-256 of the vectors' bytes; the graphs that belong to this index carry the same."""
         return vectors_digest(self.vectors())
 
-    def search(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
-        """Finds the k best items for each query.
+    def search(self, queries: Float32Array, k: int, among: Int64Array | None = None) -> tuple[Int64Array, Float32Array]:
+        """Finds the k best items for each query, of all or of some.
 
         Args:
             queries: (N, D) float32.
-            k: at most V items are returned, however large k is.
+            k: no more items are returned than there are, however large k is.
+            among: None, or the only rows to be found: (A,) int64, ascending and distinct, all in the index.
 
         Returns:
-            rows (N, min(k, V)) int64 and scores (N, min(k, V)) float32, best first, the lower row first among equals.
+            rows (N, min(k, A or V)) int64 and scores likewise float32, best first, the lower row first among equals.
         """
-        k = min(k, self.num_items)
-        fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if among is None:
+            return self._search(queries, k, self.num_items, self._find)
+        positions = np.searchsorted(self._rows, among)
+        if len(among) <= MAX_SCORED:
+            found, scores = self._sorted(*score_each(self._index, queries, positions))
+            return found[:, :k], scores[:, :k]
+        find = selected(self._index, positions)
+        if self._lock is not None:
+            find = sifted(self._find, self.num_items, positions, max_fetch=_MAX_GPU_FETCH, otherwise=find)
+        return self._search(queries, k, len(among), find)
+
+    def _search(self, queries: Float32Array, k: int, num_items: int, find: Find) -> tuple[Int64Array, Float32Array]:
+        k = min(k, num_items)
+        fetch = min(k + 1, num_items)  # one more than asked tells whether equal scores straddle the end
         # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
         self._faiss.omp_set_num_threads(1 if len(queries) < _MIN_QUERIES_PER_THREAD else self._num_threads)
-        rows, scores = self._search_sorted(queries, fetch)
+        rows, scores = self._sorted(*find(queries, fetch))
         if fetch > k:
             for query in np.flatnonzero(scores[:, k - 1] == scores[:, k]):
-                rows[query], scores[query] = self._search_ties(queries[query : query + 1], fetch)
+                rows[query], scores[query] = self._search_ties(queries[query : query + 1], fetch, num_items, find)
         return rows[:, :k], scores[:, :k]
 
-    def _search_ties(self, query: Float32Array, fetch: int) -> tuple[Int64Array, Float32Array]:
+    def _search_ties(
+        self, query: Float32Array, fetch: int, num_items: int, find: Find
+    ) -> tuple[Int64Array, Float32Array]:
         # Which of the equal scores Faiss kept is chance, so the search widens until it holds all of them. The scores
         # stay Faiss's: a matrix product may give two equal vectors scores that differ in the last bit.
         depth = fetch
         while True:
-            depth = min(2 * depth, self.num_items)
-            rows, scores = self._search_sorted(query, depth)
-            if depth == self.num_items or scores[0, -1] < scores[0, fetch - 1]:
+            depth = min(2 * depth, num_items)
+            rows, scores = self._sorted(*find(query, depth))
+            if depth == num_items or scores[0, -1] < scores[0, fetch - 1]:
                 return rows[0, :fetch], scores[0, :fetch]
 
-    def _search_sorted(self, queries: Float32Array, fetch: int) -> tuple[Int64Array, Float32Array]:
+    def _find(self, queries: Float32Array, fetch: int) -> Found:
         if self._lock is None or fetch > _MAX_GPU_FETCH:
             scores, positions = self._index.search(queries, fetch)
         else:
             with self._lock:
                 scores, positions = self._searcher.search(queries, fetch)
+        return positions, scores
+
+    def _sorted(self, positions: Int64Array, scores: Float32Array) -> tuple[Int64Array, Float32Array]:
+        """Rows and scores, best first, the lower row first among equals."""
         rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)

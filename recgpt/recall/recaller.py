@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypedDict
+from typing import Any, Self
 
 import numpy as np
 
 from recgpt.asking import Ask, Steps, drive
 from recgpt.backends.asks import Search, ask_backend
 from recgpt.backends.base import Backend, InterestsOutput, Model
-from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
+from recgpt.errors import BundleMismatchError, RequestError
+from recgpt.recall.answers import Answer, answer_of, popular_answer
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.clock import Clock
-from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.ladder import fewer_quotas, reach
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.types import (
     Candidates,
-    Degraded,
     Float32Array,
     Int64Array,
     ItemId,
@@ -35,6 +35,12 @@ from recgpt.types import (
 
 # Searches up to about this deep cost much the same.
 _MIN_DEPTH = 64
+
+# A request that excludes more than this is searched by itself, among what it leaves. To look past more costs more.
+_MAX_SKIPPED = 512
+
+# Rows and scores of the steps' lists of one request, both (J, N), best first.
+_Lists = tuple[Int64Array, Float32Array]
 
 
 class PretrainedOnlyWarning(UserWarning):
@@ -103,18 +109,23 @@ class RecallCore:
                 stacklevel=4,  # whoever called the face that drives this
             )
         clock.lap("encode")
-        answers: dict[int, _Answer] = {}
+        answers: dict[int, Answer] = {}
         for (num_interests, _), positions in groups.items():
             group = [encoded[position] for position in positions]
             if num_interests:
                 found = yield from self._recall_group(group, num_interests, clock, degrade=degrade)
             else:
-                found = self._popular(group)
+                found = [popular_answer(request, self.catalogue) for request in group]
             answers.update(zip(positions, found, strict=True))
             clock.lap("merge")
         timings = clock.timings()
         return [
-            Candidates(**answers[position], cold_start=request.cold_start, timings=timings)
+            Candidates(
+                **answers[position],
+                cold_start=request.cold_start,
+                timings=timings,
+                num_unknown_filters=request.num_unknown_filters,
+            )
             for position, request in enumerate(encoded)
         ]
 
@@ -122,76 +133,53 @@ class RecallCore:
         if not isinstance(request, RecallRequest):
             raise RequestError(f"expected a RecallRequest, got {request!r}")
         encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
-        available = self.index.num_items - len(encoded.excluded)
-        if request.k > available:
-            raise ShortfallError(
-                f"k = {request.k}, but only {available} of the catalogue's {self.index.num_items} items can be "
-                f"recalled ({len(encoded.excluded)} are in the history); ask for at most {available}",
-                requested=request.k,
-                available=available,
-            )
-        num_interests, window = len(encoded.quotas), self._model.spec.max_length
-        if num_interests > window:
-            raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
-        generable = self.catalogue.num_modelled - len(encoded.never_generated)
-        if num_interests - 1 > generable:
-            raise QuotaError(
-                f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated"
-            )
+        window = self._model.spec.max_length
+        check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
         return encoded
 
     def _recall_group(
         self, group: list[EncodedRequest], num_interests: int, clock: Clock, *, degrade: bool
-    ) -> Steps[list[_Answer]]:
+    ) -> Steps[list[Answer]]:
         tokens = batch_tokens(group, max_history=self._model.spec.max_length - (num_interests - 1))
         clock.lap("encode")
         reached = yield from reach(self._model.fused, tokens, num_interests, degrade=degrade)
         clock.lap("interests")
         output = reached.output
         if output is None:
-            return self._popular(group, reached.degraded)
-        rows, scores = yield from self._search(group, output)
+            return [popular_answer(request, self.catalogue, reached.degraded) for request in group]
+        lists = yield from self._search(group, output)
         clock.lap("search")
         answers = []
         for position, request in enumerate(group):
             quotas = fewer_quotas(request.quotas, output.interests.shape[1])
-            merged = MERGE_FUNCTIONS[request.merge](rows[position], scores[position], quotas, request.excluded)
-            answers.append(self._answer(*merged, output.generated_rows[position], reached.degraded))
+            merged = MERGE_FUNCTIONS[request.merge](*lists[position], quotas, request.excluded)
+            answers.append(answer_of(self.catalogue, *merged, output.generated_rows[position], reached.degraded))
         return answers
 
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[tuple[Int64Array, Float32Array]]:
-        batch, num_interests, width = output.interests.shape
-        depth = max(map(_depth, group))
-        rows, scores = yield from Search(output.interests.reshape(-1, width), depth)
-        return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
+    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[dict[int, _Lists]]:
+        """The lists of each request, by its place: those without filters in one search, the others one by one."""
+        found: dict[int, _Lists] = {}
+        together = []
+        for place, request in enumerate(group):
+            among = self._among(request)
+            if among is None:
+                together.append(place)
+            else:
+                depth = num_to_search(request.quotas, 0, merge=request.merge)
+                found[place] = yield from Search(output.interests[place], depth, among)
+        if together:
+            queries = output.interests[together]
+            depth = max(_depth(group[place]) for place in together)
+            rows, scores = yield from Search(queries.reshape(-1, queries.shape[2]), depth)
+            shape = (*queries.shape[:2], -1)
+            found.update(zip(together, zip(rows.reshape(shape), scores.reshape(shape), strict=True), strict=True))
+        return found
 
-    def _popular(self, group: list[EncodedRequest], degraded: Degraded | None = None) -> list[_Answer]:
-        answers: list[_Answer] = []
-        for request in group:
-            k = sum(request.quotas)
-            # Items of the history that the model does not know may be in the catalogue, and seen.
-            rows = self.catalogue.popular_rows[: k + len(request.excluded)]
-            rows = rows[~np.isin(rows, list(request.excluded))][:k]
-            scores = self.catalogue.popularity[rows].astype(np.float32)
-            answers.append(self._answer(rows, scores, np.zeros(k, dtype=np.int64), rows[:0], degraded))
-        return answers
-
-    def _answer(
-        self,
-        rows: Int64Array,
-        scores: Float32Array,
-        steps: Int64Array,
-        generated: Int64Array,
-        degraded: Degraded | None,
-    ) -> _Answer:
-        item_ids = self.catalogue.item_ids
-        return {
-            "item_ids": tuple(map(item_ids.id, rows.tolist())),
-            "scores": scores,
-            "steps": steps,
-            "generated_ids": tuple(map(item_ids.id, generated.tolist())),
-            "degraded": degraded,
-        }
+    def _among(self, request: EncodedRequest) -> Int64Array | None:
+        """The rows that a request's search has to be confined to; None if it may look at all."""
+        if request.allowed is not None or len(request.excluded) <= _MAX_SKIPPED:
+            return request.allowed
+        return np.setdiff1d(self.index.rows, list(request.excluded), assume_unique=True)
 
 
 class Recaller(RecallCore):
@@ -228,6 +216,8 @@ class Recaller(RecallCore):
         quotas: Sequence[int] | None = None,
         merge: str = "quotas",
         filter_seen: bool = True,
+        blocked: Collection[ItemId] = (),
+        allowed: Collection[ItemId] | None = None,
     ) -> Candidates:
         """Recalls k items for one user; arguments and errors as in RecallRequest and ``recall_many``."""
         request = RecallRequest(
@@ -238,6 +228,8 @@ class Recaller(RecallCore):
             quotas=quotas,
             merge=merge,
             filter_seen=filter_seen,
+            blocked=blocked,
+            allowed=allowed,
         )
         return self.recall_many([request])[0]
 
@@ -271,7 +263,7 @@ class Recaller(RecallCore):
 
     def _answer_to(self, ask: Ask[Any]) -> Any:
         if isinstance(ask, Search):
-            return self.index.search(ask.queries, ask.k)
+            return self.index.search(ask.queries, ask.k, ask.among)
         return ask_backend(self.backend, ask)
 
 
@@ -287,13 +279,3 @@ def _group(request: EncodedRequest) -> tuple[int, int]:
 
 def _depth(request: EncodedRequest) -> int:
     return num_to_search(request.quotas, len(request.excluded), merge=request.merge)
-
-
-class _Answer(TypedDict):
-    """The part of a Candidates that is known before the clock stops."""
-
-    item_ids: tuple[ItemId, ...]
-    scores: Float32Array
-    steps: Int64Array
-    generated_ids: tuple[ItemId, ...]
-    degraded: Degraded | None

@@ -3,6 +3,7 @@
     triton_models/
       prefill/  config.pbtxt  <version>/model.onnx
       decode/   ...
+      recall_engine/ config.pbtxt  <version>/      a whole engine, see recgpt.serving.engine_files
       published.json          versions that a bundle store put here; an export leaves them alone
 
 All versions in the folder are served, and a client asks for one by number. So a repository that was left half written,
@@ -19,6 +20,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 
 from recgpt.errors import OutputError
 from recgpt.extras import require
@@ -32,7 +34,7 @@ HELD = "published.json"
 MAX_BATCH_SIZE = 256
 """Rows of one execution; a client splits larger batches."""
 
-_DATA_TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
+_DATA_TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32", "string": "TYPE_STRING", "bool": "TYPE_BOOL"}
 
 # No delay: rows are batched while the graph runs anyway, and a delay costs every single request. No queue policy: with
 # a bound on size or time, Triton 2.51 now and then lets a request lie for half a second before it looks at it (about 1
@@ -41,14 +43,36 @@ _CONFIG = """\
 # Written by the export from recgpt.signature, over whatever stands here. To serve with other settings, put a copy into
 # configs/NAME.pbtxt beside this file and start the server with --model-config-name=NAME.
 name: "{name}"
-backend: "onnxruntime"
+backend: "{backend}"
 max_batch_size: {max_batch_size}
 {tensors}
 instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 version_policy {{ all {{ }} }}
 dynamic_batching {{ max_queue_delay_microseconds: 0 }}
-parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
+parameters {{ key: "{threads}" value: {{ string_value: "1" }} }}
 """
+NUM_THREADS = "num_threads"
+"""Parameter of the engine's settings: threads of model and index."""
+
+
+class ServedFolder(Protocol):
+    """A model whose version is a folder of its own making.
+
+    Attributes:
+        name: of the model.
+        version: of this folder.
+        config: text of ``config.pbtxt``.
+    """
+
+    name: str
+    version: int
+    config: str
+
+    def write(self, folder: Path) -> None:
+        """Makes the folder of the version."""
+
+    def stands_at(self, folder: Path) -> bool:
+        """Whether a folder is this version."""
 
 
 def model_config(graph: GraphSpec, sizes: Mapping[str, int]) -> str:
@@ -62,21 +86,27 @@ def model_config(graph: GraphSpec, sizes: Mapping[str, int]) -> str:
     Returns:
         The text of the file; the batch axis is left out of ``dims``, as Triton wants it.
     """
-    tensors = [_tensor("input", tensor, sizes) for tensor in graph.inputs]
-    tensors += [_tensor("output", tensor, sizes) for tensor in graph.outputs]
-    return _CONFIG.format(name=graph.name, max_batch_size=MAX_BATCH_SIZE, tensors="\n".join(tensors))
+    return _config(graph, sizes, backend="onnxruntime", threads="intra_op_thread_count")
 
 
-def write_repository(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
+def engine_config(model: GraphSpec) -> str:
+    """Renders ``config.pbtxt`` of a model in Python, which takes requests of different shapes together."""
+    return _config(model, {}, backend="python", threads=NUM_THREADS)
+
+
+def write_repository(
+    folder: Path, graphs: Mapping[str, Path], version: int, *, engine: ServedFolder | None = None
+) -> None:
     """Puts exported graphs into a model repository as their only version beside those that a bundle store holds.
 
     Arguments and errors as of ``add_version``.
     """
-    add_version(folder, graphs, version)
-    remove_versions(folder, keep={version, *held_versions(folder)})
+    add_version(folder, graphs, version, engine=engine)
+    new = {version} if engine is None else {version, engine.version}
+    remove_versions(folder, keep={*new, *held_versions(folder)})
 
 
-def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
+def add_version(folder: Path, graphs: Mapping[str, Path], version: int, *, engine: ServedFolder | None = None) -> None:
     """Puts exported graphs into a model repository beside what is there.
 
     Every file is written beside its place, and renamed when all are written, so a server that starts meanwhile sees
@@ -86,6 +116,7 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
         folder: the repository; made if it is not there.
         graphs: ONNX file of each graph, by its name in ``recgpt.signature``.
         version: positive; the name of the version folders.
+        engine: a further model to put there.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, or a held version has other sizes, and one
@@ -94,8 +125,11 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
     """
     specs = {name: graph_spec(name) for name in graphs}
     configs = {name: model_config(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()}
-    _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
     places = {name: folder / name / str(version) for name in graphs}
+    if engine is not None:
+        configs[engine.name] = engine.config
+        places[engine.name] = folder / engine.name / str(engine.version)
+    _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
     made = [folder, *(place.parent for place in places.values()), *places.values()]
     with _undone_on_failure(made), contextlib.ExitStack() as stack:
         for name, path in graphs.items():
@@ -103,9 +137,11 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
                 staged = stack.enter_context(atomic_path(places[name]))
                 staged.mkdir()
                 shutil.copyfile(path, staged / MODEL)
-            config = folder / name / CONFIG
-            if _text(config) != configs[name]:
-                stack.enter_context(atomic_path(config)).write_text(configs[name])
+        if engine is not None and not engine.stands_at(places[engine.name]):
+            engine.write(stack.enter_context(atomic_path(places[engine.name])))
+        for name, text in configs.items():
+            if _text(folder / name / CONFIG) != text:
+                stack.enter_context(atomic_path(folder / name / CONFIG)).write_text(text)
 
 
 def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
@@ -165,9 +201,23 @@ def model_versions(model: Path) -> list[int]:
     return sorted(int(path.name) for path in folders if any(path.iterdir()))
 
 
-def _tensor(kind: str, tensor: TensorSpec, sizes: Mapping[str, int]) -> str:
+def _config(model: GraphSpec, sizes: Mapping[str, int], *, backend: str, threads: str) -> str:
+    ragged = " allow_ragged_batch: true" if backend == "python" else ""
+    tensors = [_tensor("input", tensor, sizes, ragged) for tensor in model.inputs]
+    tensors += [_tensor("output", tensor, sizes) for tensor in model.outputs]
+    return _CONFIG.format(
+        name=model.name,
+        backend=backend,
+        max_batch_size=MAX_BATCH_SIZE,
+        tensors="\n".join(tensors),
+        threads=threads,
+    )
+
+
+def _tensor(kind: str, tensor: TensorSpec, sizes: Mapping[str, int], ragged: str = "") -> str:
     dims = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in tensor.axes[1:]]
-    return f'{kind} [ {{ name: "{tensor.name}" data_type: {_DATA_TYPES[tensor.dtype]} dims: {dims} }} ]'
+    more = (ragged if -1 in dims else "") + (" optional: true" if tensor.optional else "")
+    return f'{kind} [ {{ name: "{tensor.name}" data_type: {_DATA_TYPES[tensor.dtype]} dims: {dims}{more} }} ]'
 
 
 @contextlib.contextmanager

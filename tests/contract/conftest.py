@@ -1,7 +1,7 @@
 """Two models, exported once a session, and every way to run them.
 
 A new backend joins by an entry in ``BACKENDS``: a context manager that takes the decoder and the folder of its graphs
-(``prefill.onnx``, ``decode.onnx``, ``interests_1.onnx``, ``interests_3.onnx``).
+(``prefill.onnx``, ``decode.onnx``, ``interests_1.onnx``, ``interests_3.onnx``, ``recall_1.onnx``, ``recall_3.onnx``).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from recgpt.backends.onnxruntime import OnnxRuntimeBackend
 from recgpt.backends.torchscript import TorchScriptBackend
 from recgpt.backends.triton import TritonBackend
 from recgpt.config import ModelConfig
-from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
+from recgpt.graphs.modules import Decode, Interests, Prefill
 from recgpt.graphs.onnx_writer import write_onnx
+from recgpt.graphs.recall import Graph, Recall
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.model.decoder import Decoder
 from recgpt.serving.repository import write_repository
@@ -30,6 +31,7 @@ from recgpt.serving.server import TritonServer
 NUM_ITEMS, NUM_USERS, MAX_LENGTH = 200, 10, 12
 NUM_INTERESTS = 3
 FUSED = (1, NUM_INTERESTS)
+MAX_RECALLED = 12
 NUM_TWINS = 20  # the last rows of the catalogue repeat the vectors of the first
 
 SIZES = {"max_length": MAX_LENGTH, "hidden_size": 16, "num_heads": 2, "ffn_size": 32}
@@ -48,7 +50,8 @@ class Exported:
 
 
 def graphs_of(decoder: Decoder) -> list[Graph]:
-    return [Prefill(decoder), Decode(decoder), *(Interests(decoder, number) for number in FUSED)]
+    recalls = (Recall(decoder, number, max_recalled=MAX_RECALLED) for number in FUSED)
+    return [Prefill(decoder), Decode(decoder), *(Interests(decoder, number) for number in FUSED), *recalls]
 
 
 def graph_files(folder: Path, suffix: str) -> dict[str, Path]:
@@ -56,7 +59,7 @@ def graph_files(folder: Path, suffix: str) -> dict[str, Path]:
 
 
 def eager(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
-    return closing(EagerBackend(decoder, fused=FUSED))
+    return closing(EagerBackend(decoder, fused=FUSED, recalls=FUSED))
 
 
 def onnxruntime(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
@@ -64,7 +67,7 @@ def onnxruntime(decoder: Decoder, folder: Path) -> AbstractContextManager[Backen
 
 
 def torchscript(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
-    for graph in graphs_of(decoder):
+    for graph in graphs_of(decoder)[:-2]:  # recall_J relies on ONNX's rule for ties
         write_torchscript(graph, folder / f"{graph.spec.name}.pt")
     return closing(TorchScriptBackend(graph_files(folder, ".pt"), model_spec(decoder)))
 
@@ -73,9 +76,11 @@ def torchscript(decoder: Decoder, folder: Path) -> AbstractContextManager[Backen
 def triton(decoder: Decoder, folder: Path) -> Iterator[Backend]:
     write_repository(folder / "models", graph_files(folder, ".onnx"), 1)
     with TritonServer(folder / "models", log=folder / "tritonserver.log") as server:
-        backend = TritonBackend(server.url, model_spec(decoder), fused=FUSED, model_version="1", timeout_s=60.0)
-        with closing(backend):
-            yield backend
+        made = TritonBackend(
+            server.url, model_spec(decoder), fused=FUSED, recalls=FUSED, model_version="1", timeout_s=60.0
+        )
+        with closing(made):
+            yield made
 
 
 BACKENDS: dict[str, Callable[[Decoder, Path], AbstractContextManager[Backend]]] = {

@@ -27,15 +27,25 @@ def feeds_of(session, width=WIDTH):
             sizes = {0: 2, 4: 2}
             shape = [sizes.get(axis, size) for axis, size in enumerate(node.shape)]
             feeds[node.name] = np.zeros(shape, dtype=np.float32)
+        if node.name == signature.QUOTAS:
+            feeds[node.name] = np.ones((2, node.shape[1]), dtype=np.int64)
     return feeds
 
 
-@pytest.fixture(params=["prefill", "decode", "interests_1", "interests_3"])
-def session(exported, request):
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # it prints each refusal
-    path = exported.folder / f"{request.param}.onnx"
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+@pytest.fixture
+def open_graph(exported):
+    def opened(name):
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # it prints each refusal
+        path = exported.folder / f"{name}.onnx"
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    return opened
+
+
+@pytest.fixture(params=["prefill", "decode", "interests_1", "interests_3", "recall_1", "recall_3"])
+def session(open_graph, request):
+    return open_graph(request.param)
 
 
 @pytest.mark.parametrize(
@@ -51,13 +61,24 @@ def session(exported, request):
 def test_numbers_out_of_range_are_refused(session, name, values):
     feeds = feeds_of(session)
     session.run(None, feeds)
-    if name == signature.EXCLUDED_IDS and len(session.get_outputs()) == 1:
+    if name == signature.EXCLUDED_IDS and [node.name for node in session.get_outputs()] == [signature.INTERESTS]:
         pytest.skip("nothing is generated, so nothing is excluded")
     for value in values:
         wrong = feeds[name].copy()
         wrong[0, 0] = value
         with pytest.raises((Fail, InvalidArgument)):
             session.run(None, feeds | {name: wrong})
+
+
+@pytest.mark.parametrize("quota", [-1, -(2**63), 1_000, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("num_interests", [1, 3])
+def test_impossible_quotas_are_refused(open_graph, num_interests, quota):
+    session = open_graph(f"recall_{num_interests}")
+    feeds = feeds_of(session)
+    session.run(None, feeds)
+    feeds[signature.QUOTAS][1, -1] = quota
+    with pytest.raises((Fail, InvalidArgument)):
+        session.run(None, feeds)
 
 
 def test_a_history_without_a_token_is_refused_and_a_cache_without_one_is_not(session):

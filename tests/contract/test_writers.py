@@ -20,7 +20,7 @@ from recgpt.graphs.torchscript_writer import load_torchscript, write_torchscript
 from recgpt.model.decoder import Decoder
 from recgpt.signature import PREFILL, graph_spec
 
-GRAPHS = ("prefill", "decode", "interests_1", "interests_3")
+GRAPHS = ("prefill", "decode", "interests_1", "interests_3", "recall_1", "recall_3")
 
 # What ONNX Runtime 1.27, the one inside current Triton, loads.
 MAX_OPSET, MAX_IR_VERSION = 21, 11
@@ -53,7 +53,7 @@ def shape_of(value):
 
 def test_names_types_and_axes_are_those_of_the_signature(exported, model, name):
     spec, sizes = graph_spec(name), model_spec(exported.decoder)
-    fixed = {"L": sizes.num_blocks, "H": sizes.num_heads, "Dh": sizes.head_size, "D": sizes.hidden_size}
+    fixed = {"L": sizes.num_blocks, "H": sizes.num_heads, "Dh": sizes.head_size, "D": sizes.hidden_size, "K": 12}
     types = {"int64": onnx.TensorProto.INT64, "float32": onnx.TensorProto.FLOAT}
     for tensors, values in ((spec.inputs, model.graph.input), (spec.outputs, model.graph.output)):
         assert [value.name for value in values] == [tensor.name for tensor in tensors]

@@ -19,7 +19,7 @@ from recgpt.files import sha256
 from recgpt.graphs.export import TORCHSCRIPT, GraphFormat, export_bundle
 from recgpt.model.checkpoint import Checkpoint
 
-GRAPHS = ["decode", "interests_1", "interests_2", "interests_6", "prefill"]
+GRAPHS = ["decode", "interests_1", "interests_2", "interests_6", "prefill", "recall_1", "recall_2"]
 
 
 def quiet(text: str) -> None:
@@ -32,6 +32,7 @@ def ready_made(export: Export) -> GraphFormat:
         name="onnx",
         write=lambda graph, path, digest: shutil.copyfile(export.bundle / path.name, path),
         backend=OnnxRuntimeBackend,
+        recalls=True,
     )
 
 
@@ -62,6 +63,7 @@ def test_a_bundle_says_what_the_checkpoint_was(export: Export) -> None:
     assert (model.hidden_size, model.num_blocks, model.num_heads) == (16, 1, 2)
     assert bundle.manifest.training == checkpoint.training
     assert bundle.manifest.num_interests == (1, 2, 6)
+    assert bundle.manifest.recalls == (1, 2)
     assert set(bundle.manifest.files) == {path.name for path in export.bundle.iterdir()} - {"manifest.json"}
     catalogue = bundle.catalogue()
     assert (catalogue.item_ids, catalogue.user_ids) == (checkpoint.item_ids, checkpoint.user_ids)
@@ -91,14 +93,17 @@ def test_the_graphs_carry_the_hash_of_the_item_matrix(export: Export) -> None:
 
 def test_the_model_repository_holds_the_same_graphs_in_the_bundles_version(export: Export) -> None:
     version = str(Bundle.open(export.bundle).manifest.version)
-    assert sorted(path.name for path in export.repository.iterdir()) == GRAPHS
+    assert sorted(path.name for path in export.repository.iterdir()) == [*GRAPHS, "recall_engine"]
     for name in GRAPHS:
         assert sorted(path.name for path in (export.repository / name).iterdir()) == sorted([version, "config.pbtxt"])
         assert sha256(export.repository / name / version / "model.onnx") == sha256(export.bundle / f"{name}.onnx")
+    engine = export.repository / "recall_engine" / version
+    assert contents(engine / "bundle") == contents(export.bundle)
+    assert sorted(path.name for path in engine.iterdir()) == ["bundle", "model.py"]
 
 
 def test_parity_is_printed(export: Export) -> None:
-    for tensor in ("prefill/interest", "decode/present_key_values", "interests_2/interests"):
+    for tensor in ("prefill/interest", "decode/present_key_values", "interests_2/interests", "recall_2/scores"):
         assert tensor in export.printed
     assert "generated items that agree" in export.printed
     assert "top-10 lists that agree" in export.printed

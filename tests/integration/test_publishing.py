@@ -57,7 +57,8 @@ def test_a_published_bundle_is_what_a_store_stands_for(
     first, second = version_of(export.bundle), version_of(other_bundle)
     assert publisher.store.versions() == [first, second]
     both = [first, second]
-    expected = {"prefill": both, "decode": both, "interests_2": both, "interests_1": [first], "interests_6": [first]}
+    expected = dict.fromkeys(("prefill", "decode", "interests_2", "recall_2"), both)
+    expected |= {name: [first] for name in ("interests_1", "interests_6", "recall_1")}
     assert all_versions(tmp_path / "models") == expected
     assert held_versions(tmp_path / "models") == {first, second}
 
@@ -102,7 +103,8 @@ def test_old_versions_go_by_count_but_not_within_the_grace(other_bundle: Path, e
     fourth = publisher(0).publish(renumbered(other_bundle, tmp_path / "fourth", second + 2))
     assert BundleStore(tmp_path / "bundles").versions() == [third, fourth] == sorted(held_versions(models))
     # With the last version that had it, the graph of six interests went too.
-    assert all_versions(models) == {name: [third, fourth] for name in ("prefill", "decode", "interests_2")}
+    left = ("prefill", "decode", "interests_2", "recall_2", "recall_engine")
+    assert all_versions(models) == {name: [third, fourth] for name in left}
     assert publisher(0).roll_back() == third
 
 
@@ -205,8 +207,9 @@ def test_publishing_killed_at_any_step_leaves_a_whole_version_with_all_its_graph
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill"
-    new = f"{version_of(other_bundle)} decode interests_2 prefill"
+    recalls = "recall_1 recall_2 recall_engine"
+    old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill {recalls}"
+    new = f"{version_of(other_bundle)} decode interests_2 prefill recall_2 recall_engine"
     found = result.stdout.splitlines()
     assert set(found) == {old, new}
     assert found == sorted(found)  # once new, always new

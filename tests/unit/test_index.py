@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -134,3 +135,62 @@ def test_searches_from_several_threads_agree() -> None:
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda query: index.search(query, 10)[0].tolist(), queries))
     assert together == [[brute_force(matrix, row, 10)[0] for row in query] for query in queries]
+
+
+def among_by_hand(matrix: np.ndarray, query: np.ndarray, k: int, rows: np.ndarray) -> tuple[list[int], list[float]]:
+    found, scores = brute_force(matrix, query, len(matrix) - 1)
+    kept = [(row, score) for row, score in zip(found, scores, strict=True) if row in set(rows.tolist())][:k]
+    return [row for row, _ in kept], [score for _, score in kept]
+
+
+# What Faiss's GPU indexes are like: a search of their own, and no selectors.
+WAYS = pytest.mark.parametrize("on_gpu", [False, True], ids=["selector", "over-fetch"])
+
+
+def index_of(matrix: np.ndarray, *, on_gpu: bool) -> ItemIndex:
+    index = ItemIndex.build(matrix)
+    if on_gpu and index._lock is None:
+        index._lock = threading.Lock()
+    return index
+
+
+@WAYS
+@pytest.mark.parametrize("num_rows", [1, 5, 900, 1100, 2900, 3000])
+@pytest.mark.parametrize("k", [1, 10, 700])
+def test_a_search_among_some_items_is_exact_with_ties_by_row(num_rows: int, k: int, on_gpu: bool) -> None:
+    rng = np.random.default_rng(num_rows)
+    matrix = rng.integers(-3, 4, (3001, 4)).astype(np.float32)  # whole numbers: ties are exact and many
+    rows = np.sort(rng.permutation(3000)[:num_rows]) + 1
+    queries = rng.integers(-3, 4, (3, 4)).astype(np.float32)
+    found, scores = index_of(matrix, on_gpu=on_gpu).search(queries, k, rows)
+    assert (found.dtype, scores.dtype) == (np.int64, np.float32)
+    assert found.shape == scores.shape == (3, min(k, num_rows))
+    for query, one, its_scores in zip(queries, found, scores, strict=True):
+        assert (one.tolist(), its_scores.tolist()) == among_by_hand(matrix, query, k, rows)
+
+
+@WAYS
+@pytest.mark.parametrize("num_rows", [50, 1500])
+def test_a_search_among_equal_vectors_gives_the_lowest_rows(num_rows: int, on_gpu: bool) -> None:
+    rng = np.random.default_rng(3)
+    matrix = np.tile(rng.standard_normal(50).astype(np.float32), (2004, 1))
+    rows = np.sort(rng.permutation(2003)[:num_rows]) + 1
+    queries = rng.standard_normal((5, 50)).astype(np.float32)
+    found, _ = index_of(matrix, on_gpu=on_gpu).search(queries, 7, rows)
+    assert found.tolist() == [rows[:7].tolist()] * 5
+
+
+@WAYS
+def test_a_search_among_the_worst_items_finds_them(on_gpu: bool) -> None:
+    matrix = np.arange(6001, dtype=np.float32)[:, None]
+    rows = np.arange(1, 1201)
+    found, scores = index_of(matrix, on_gpu=on_gpu).search(np.ones((2, 1), dtype=np.float32), 3, rows)
+    assert found.tolist() == [[1200, 1199, 1198]] * 2
+    assert scores.tolist() == [[1200, 1199, 1198]] * 2
+
+
+def test_a_search_among_items_of_a_thinned_index() -> None:
+    matrix = np.arange(101, dtype=np.float32)[:, None]
+    index = ItemIndex.build(matrix).without([100, 50])
+    found, _ = index.search(np.ones((1, 1), dtype=np.float32), 3, np.array([2, 49, 51, 99]))
+    assert found.tolist() == [[99, 51, 49]]

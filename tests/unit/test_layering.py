@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recgpt.backends.base", "recgpt.backends.asks", "recgpt.backends.tensors", "recgpt.recall.index", "recgpt.model"),
     ("recgpt.recall",),
     ("recgpt.evaluation", "recgpt.horizon", "recgpt.training", "recgpt.graphs"),
-    ("recgpt.backends", "recgpt.remote", "recgpt.bundle", "recgpt.serving", "recgpt.eager"),
+    ("recgpt.backends", "recgpt.remote", "recgpt.bundle", "recgpt.one_hop", "recgpt.serving", "recgpt.eager"),
     (
         "recgpt.live",
         "recgpt.engine",
@@ -36,6 +36,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.testing",
         "recgpt.telemetry",
         "recgpt.publishing",
+        "recgpt.serving.recall_engine",
         "recgpt.tables",
         "recgpt.model_card",
         "recgpt.graphs.export",

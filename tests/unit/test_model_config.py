@@ -9,11 +9,12 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recgpt.config import ModelConfig
-from recgpt.serving.repository import CONFIG, MAX_BATCH_SIZE, model_config
-from recgpt.signature import graph_spec
+from recgpt.graphs.recall import MAX_RECALLED
+from recgpt.serving.repository import CONFIG, MAX_BATCH_SIZE, engine_config, model_config
+from recgpt.signature import graph_spec, recall_engine_spec
 
 REPOSITORY = Path(__file__).parents[2] / "triton_models"
-GRAPHS = ("prefill", "decode", "interests_1", "interests_2", "interests_6")
+GRAPHS = ("prefill", "decode", "interests_1", "interests_2", "interests_6", "recall_1", "recall_2")
 DTYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 DEFAULT = ModelConfig()
 DEFAULT_SIZES = {
@@ -21,6 +22,7 @@ DEFAULT_SIZES = {
     "H": DEFAULT.num_heads,
     "Dh": DEFAULT.hidden_size // DEFAULT.num_heads,
     "D": DEFAULT.hidden_size,
+    "K": MAX_RECALLED,
 }
 
 
@@ -58,4 +60,22 @@ def test_the_files_in_the_repository_are_the_generated_ones_of_the_default_model
 
 
 def test_the_repository_holds_models_only():
-    assert {path.name for path in REPOSITORY.iterdir() if path.is_dir()} == set(GRAPHS)
+    assert {path.name for path in REPOSITORY.iterdir() if path.is_dir()} == {*GRAPHS, "recall_engine"}
+
+
+def test_the_engines_settings_let_requests_of_different_shapes_run_together() -> None:
+    spec = recall_engine_spec("int64", "string")
+    config = parsed(engine_config(spec))
+    assert (config.name, config.backend, config.max_batch_size) == ("recall_engine", "python", MAX_BATCH_SIZE)
+    assert config.HasField("dynamic_batching")
+    assert config.version_policy.HasField("all")
+    for found, expected in ((config.input, spec.inputs), (config.output, spec.outputs)):
+        assert [tensor.name for tensor in found] == [tensor.name for tensor in expected]
+        for tensor, one in zip(found, expected, strict=True):
+            assert list(tensor.dims) == [axis if isinstance(axis, int) else -1 for axis in one.axes[1:]]
+    assert [tensor.allow_ragged_batch for tensor in config.input] == [-1 in tensor.dims for tensor in config.input]
+    assert [tensor.optional for tensor in config.input] == [tensor.optional for tensor in spec.inputs]
+    types = {tensor.name: model_config_pb2.DataType.Name(tensor.data_type) for tensor in config.input}
+    assert (types["history"], types["user_id"], types["filter_seen"]) == ("TYPE_INT64", "TYPE_STRING", "TYPE_BOOL")
+    default = engine_config(recall_engine_spec("int64", "int64"))
+    assert (REPOSITORY / "recall_engine" / CONFIG).read_text() == default

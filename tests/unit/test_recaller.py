@@ -38,7 +38,16 @@ def requests_for(draw: st.DrawFn, model: ToyModel, *, strings: bool) -> RecallRe
     user = draw(st.none() | st.integers(-1, spec.num_users))
     filter_seen = draw(st.booleans())
     seen = {row for row in rows if row > 0} if filter_seen else set()
-    available = spec.num_items - len(seen)
+    ids = st.integers(-3, spec.num_items).map(lambda row: f"i{row}" if strings else 10 * row)
+    # So few are taken away that six interests always find something to generate.
+    blocked = draw(st.just([]) | st.lists(ids, max_size=4))
+    allowed = draw(st.none() | st.lists(ids, min_size=1, max_size=3 * spec.num_items))
+    shown = set(range(1, spec.num_items + 1)) - seen - rows_of(blocked)
+    if allowed is not None and len(shown & rows_of(allowed)):
+        shown &= rows_of(allowed)
+    else:
+        allowed = None
+    available = len(shown)
     num_interests = draw(st.integers(1, min(6, available)))
     k = draw(st.integers(num_interests, available))
     return RecallRequest(
@@ -49,7 +58,13 @@ def requests_for(draw: st.DrawFn, model: ToyModel, *, strings: bool) -> RecallRe
         quotas=draw(st.none() | quotas_of(k, num_interests)),
         merge=draw(st.sampled_from(MERGES)),
         filter_seen=filter_seen,
+        blocked=blocked,
+        allowed=allowed,
     )
+
+
+def rows_of(ids: list[int | str]) -> set[int]:
+    return {int(item[1:]) if isinstance(item, str) else item // 10 for item in ids}
 
 
 @st.composite
@@ -73,6 +88,7 @@ def assert_is(candidates: Candidates, model: ToyModel, recaller: Recaller, reque
         expected.num_unknown_items,
         expected.popular,
     )
+    assert candidates.num_unknown_filters == expected.num_unknown_filters
 
 
 @given(cases(max_requests=1))
@@ -97,6 +113,9 @@ def test_exactly_k_distinct_items_none_seen_none_padding_quotas_kept(
         assert not set(candidates.item_ids) & seen
         assert not set(candidates.generated_ids) & seen
     assert len(set(candidates.generated_ids)) == len(candidates.generated_ids)
+    assert not request.blocked & {*candidates.item_ids, *candidates.generated_ids}
+    if request.allowed is not None:
+        assert set(candidates.item_ids) <= request.allowed
     if request.merge != "quotas":
         assert (np.diff(candidates.scores) <= 0).all()
     elif not candidates.cold_start.popular:
@@ -153,6 +172,51 @@ def test_a_very_long_history_does_not_deepen_the_search_of_the_others() -> None:
     assert len(recaller.backend.calls) == 2
     for request, answer in zip([*usual, long], answers, strict=True):
         assert_is(answer, model, recaller, request)
+
+
+@pytest.mark.parametrize("num_blocked", [500, 520, 680], ids=["looked past", "searched among the rest", "scored"])
+@pytest.mark.parametrize("merge", MERGES)
+def test_many_blocked_items_are_neither_recalled_nor_generated(num_blocked: int, merge: str) -> None:
+    model = ToyModel(num_items=700)
+    blocked = [10 * row for row in range(1, num_blocked + 1)]
+    request = RecallRequest(history=[10, 6950], k=8, quotas=(4, 2, 2), blocked=blocked, merge=merge)
+    usual = RecallRequest(history=[20], k=8, quotas=(4, 2, 2))
+    recaller = model.recaller()
+    for asked, answer in zip((usual, request), recaller.recall_many([usual, request]), strict=True):
+        if asked.merge == "quotas":
+            assert_is(answer, model, recaller, asked)
+    assert min(*answer.item_ids, *answer.generated_ids) > 10 * num_blocked
+    assert 6950 not in answer.item_ids
+
+
+def test_what_is_generated_need_not_be_allowed_and_what_is_seen_is_not_shown_though_allowed() -> None:
+    model = ToyModel(seed=4)
+    recaller = model.recaller()
+    free = recaller.recall([10, 20], k=6, quotas=(3, 3))
+    allowed = [item for item in recaller.catalogue.item_ids.ids if item not in free.generated_ids][:9]
+    kept = recaller.recall([10, 20], k=6, quotas=(3, 3), allowed={*allowed, 10})
+    assert kept.generated_ids == free.generated_ids
+    assert set(kept.item_ids) <= set(allowed) - {10, 20}
+
+
+@pytest.mark.parametrize("history", [[10], []])
+def test_too_few_allowed_items_are_a_typed_shortfall(history: list[int]) -> None:
+    recaller = ToyModel().recaller()
+    # 30 is blocked, 777 unknown, and the history seen.
+    with pytest.raises(ShortfallError, match="k = 3, but only 2 .*allowed") as caught:
+        recaller.recall([10], k=3, allowed=[10, 20, 30, 40, 777], blocked=[30])
+    assert (caught.value.requested, caught.value.available) == (3, 2)
+    answer = recaller.recall([10], k=2, allowed=[10, 20, 30, 40, 777], blocked=[30])
+    assert sorted(answer.item_ids) == [20, 40]
+    assert answer.num_unknown_filters == 1
+    with pytest.raises(ShortfallError, match="only 0"):
+        recaller.recall(history, k=1, allowed=())
+
+
+def test_blocking_all_but_k_leaves_exactly_these() -> None:
+    recaller = ToyModel(num_items=20).recaller()
+    blocked = {10 * row for row in range(1, 18)}
+    assert sorted(recaller.recall([10], k=3, quotas=(1, 1, 1), blocked=blocked).item_ids) == [180, 190, 200]
 
 
 def test_no_requests_no_answers() -> None:
@@ -319,6 +383,11 @@ def test_a_history_of_the_wrong_type_or_shape_is_named(history: object, what: st
         ({"segments": [0, True]}, "0 .*1"),
         ({"segments": [0.0, 1.0]}, "0 .*1"),
         ({"segments": "01"}, "expected 2 values"),
+        ({"blocked": "10"}, "blocked is a str"),
+        ({"blocked": None}, "blocked is a NoneType"),
+        ({"blocked": [1.5]}, "an id of blocked = 1.5"),
+        ({"allowed": 10}, "allowed is a int"),
+        ({"allowed": [None]}, "an id of allowed"),
         ({"merge": "borda"}, "merge = 'borda': expected one of quotas, probability, reciprocal_rank"),
         ({"merge": None}, "merge = None: expected one of"),
     ],

@@ -152,6 +152,7 @@ class ByHand:
     shared_user: bool
     num_unknown_items: int
     popular: bool
+    num_unknown_filters: int = 0
 
 
 def recall_by_hand(model: ToyModel, catalogue: Catalogue, request: RecallRequest, quotas: Sequence[int]) -> ByHand:
@@ -165,8 +166,15 @@ def recall_by_hand(model: ToyModel, catalogue: Catalogue, request: RecallRequest
         if item in item_ids
     ]
     answer = ByHand([], [], [], [], user == 0, len(request.history) - len(known), not known)
+    blocked = {item_ids.index(item) + 1 for item in request.blocked if item in item_ids}
+    shown = set(range(1, len(item_ids) + 1)) - blocked
+    if request.allowed is not None:
+        shown &= {item_ids.index(item) + 1 for item in request.allowed if item in item_ids}
+    answer.num_unknown_filters = len(
+        [*set(request.blocked) - set(item_ids), *set(request.allowed or ()) - set(item_ids)]
+    )
     if not known:
-        by_popularity = sorted(range(1, len(item_ids) + 1), key=lambda row: (-model.popularity[row], row))
+        by_popularity = sorted(shown, key=lambda row: (-model.popularity[row], row))
         for row in by_popularity[: sum(quotas)]:
             _add(answer, item_ids[row - 1], float(model.popularity[row]), 0)
         return answer
@@ -176,11 +184,11 @@ def recall_by_hand(model: ToyModel, catalogue: Catalogue, request: RecallRequest
     rankings: list[list[tuple[int, float]]] = []
     for step, quota in enumerate(quotas, start=1):
         ranked = ranking(model.items, model.interest(user, sequence))
-        rankings.append([pair for pair in ranked if pair[0] not in seen])
+        rankings.append([pair for pair in ranked if pair[0] in shown - seen])
         new = [pair for pair in rankings[-1] if item_ids[pair[0] - 1] not in answer.item_ids]
         for row, score in new[:quota] if request.merge == "quotas" else []:
             _add(answer, item_ids[row - 1], score, step)
-        best = next(row for row, _ in ranked if row not in seen and row not in generated)
+        best = next(row for row, _ in ranked if row not in seen | blocked | generated)
         generated.add(best)
         if step < len(quotas):
             answer.generated_ids.append(item_ids[best - 1])

@@ -1,0 +1,130 @@
+"""One hop by ``recall_J``: ids to rows and rows to ids here, everything between them in one graph.
+
+Merges by quotas only, and knows no allowed sets and no items that were added after the export.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.tensors import NamedArrays, recall_feeds, recall_output
+from recgpt.bundle import Bundle
+from recgpt.errors import BundleError, RequestError
+from recgpt.one_hop.plan import Call, Plan
+from recgpt.recall.answers import Answer, answer_of, popular_answer
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
+from recgpt.signature import recall_spec
+from recgpt.types import Candidates, RecallRequest, Timings
+
+_INSTEAD = "ask the model recall_engine, or recall with an index here"
+
+
+class GraphCodec:
+    """Requests to the inputs of ``recall_J`` and its outputs to answers.
+
+    Args:
+        spec: sizes of the model.
+        catalogue: ids and popularity, of the same export.
+        recalls: the J for which there are graphs.
+        prompt_tuned: whether the model went through stage 2; decides the default quotas.
+
+    Raises:
+        BundleError: items were added after the export, or it has no graphs that recall.
+    """
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        catalogue: Catalogue,
+        *,
+        recalls: Sequence[int],
+        prompt_tuned: bool,
+    ) -> None:
+        if catalogue.num_added or not recalls:
+            raise BundleError(
+                f"{catalogue.num_added} items were added after the export, and it has {len(recalls)} graphs that "
+                f"recall; expected none added and at least one graph: {_INSTEAD}"
+            )
+        self._spec = spec
+        self._catalogue = catalogue
+        self._recalls = frozenset(recalls)
+        self._prompt_tuned = prompt_tuned
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> GraphCodec:
+        """For the graphs of a bundle."""
+        manifest = bundle.manifest
+        prompt_tuned = manifest.training.is_prompt_tuned
+        return cls(manifest.model, bundle.catalogue(), recalls=manifest.recalls, prompt_tuned=prompt_tuned)
+
+    def plan(self, requests: Sequence[RecallRequest]) -> Plan:
+        """See ``Codec.plan``; popular items are told without a call.
+
+        Raises:
+            ShortfallError: the catalogue cannot give a request's k items.
+            RequestError: a merge, filter, number of steps or length that no graph offers.
+        """
+        started = time.perf_counter_ns()
+        encoded = [self._encode(request) for request in requests]
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, request in enumerate(encoded):
+            if not request.cold_start.popular:
+                groups[len(request.quotas)].append(place)
+        calls = [self._call([encoded[place] for place in places], places) for places in groups.values()]
+
+        def read(outputs: Sequence[NamedArrays], timings: Timings) -> list[Candidates]:
+            answers: dict[int, Answer] = {}
+            for call, arrays in zip(calls, outputs, strict=True):
+                answers.update(self._answers(call, [encoded[place] for place in call.places], arrays))
+            return [
+                Candidates(
+                    **(answers[place] if place in answers else popular_answer(request, self._catalogue)),
+                    cold_start=request.cold_start,
+                    timings=timings,
+                    num_unknown_filters=request.num_unknown_filters,
+                )
+                for place, request in enumerate(encoded)
+            ]
+
+        return Plan(calls=calls, read=read, started_ns=started)
+
+    def _encode(self, request: RecallRequest) -> EncodedRequest:
+        encoded = encode_request(request, self._catalogue, prompt_tuned=self._prompt_tuned)
+        num_items, window = self._catalogue.num_recallable, self._spec.max_length
+        check_feasible(encoded, self._catalogue, num_items=num_items, window=window)
+        if request.allowed is not None or (request.merge != "quotas" and not encoded.cold_start.popular):
+            raise RequestError(f"merge = {request.merge!r}, or an allowed set: no graph offers these; {_INSTEAD}")
+        if len(encoded.quotas) not in self._recalls and not encoded.cold_start.popular:
+            raise RequestError(
+                f"{len(encoded.quotas)} quotas: expected one of {sorted(self._recalls)}, as exported; {_INSTEAD}"
+            )
+        return encoded
+
+    def _call(self, group: list[EncodedRequest], places: list[int]) -> Call:
+        num_interests = len(group[0].quotas)
+        longest = self._spec.max_length - (num_interests - 1)
+        tokens = batch_tokens(group, max_history=longest)
+        quotas = np.array([request.quotas for request in group], dtype=np.int64)
+        return Call(graph=recall_spec(num_interests), feeds=recall_feeds(tokens, quotas), places=tuple(places))
+
+    def _answers(self, call: Call, group: list[EncodedRequest], arrays: NamedArrays) -> dict[int, Answer]:
+        output = recall_output(arrays)
+        answers = {}
+        for number, (place, request) in enumerate(zip(call.places, group, strict=True)):
+            k = sum(request.quotas)
+            if k > output.rows.shape[1]:
+                raise RequestError(f"k = {k}: expected at most {output.rows.shape[1]}, as exported; {_INSTEAD}")
+            answers[place] = answer_of(
+                self._catalogue,
+                output.rows[number, :k],
+                output.scores[number, :k],
+                output.steps[number, :k],
+                output.generated_rows[number],
+            )
+        return answers
