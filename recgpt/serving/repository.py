@@ -1,12 +1,15 @@
 """Triton's model repository: a ``config.pbtxt`` a graph, rendered from the signature, and the versions of its file.
 
     triton_models/
-      prefill/  config.pbtxt  <version>/model.onnx
+      prefill/  config.pbtxt  configs/bounded.pbtxt  <version>/model.onnx
       decode/   ...
       published.json          versions that a bundle store put here; an export leaves them alone
 
 All versions in the folder are served, and a client asks for one by number. So a repository that was left half written,
 with a version of some graphs and not yet of others, serves the older version as if nothing had happened.
+
+``configs/bounded.pbtxt`` is the same with a bounded queue, for servers that are started with
+``--model-config-name=bounded``, as those in production are.
 
 The files are for NVIDIA's own ONNX Runtime backend; the stand-in of this package takes them as they are. Knows nothing
 of bundles, nor of how a server is started.
@@ -26,6 +29,7 @@ from recgpt.files import atomic_path, sha256
 from recgpt.signature import GraphSpec, TensorSpec, graph_spec
 
 CONFIG = "config.pbtxt"
+BOUNDED = "configs/bounded.pbtxt"
 MODEL = "model.onnx"
 HELD = "published.json"
 
@@ -34,9 +38,18 @@ MAX_BATCH_SIZE = 256
 
 _DATA_TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32"}
 
-# No delay: rows are batched while the graph runs anyway, and a delay costs every single request. No queue policy: with
-# a bound on size or time, Triton 2.51 now and then lets a request lie for half a second before it looks at it (about 1
-# in 500 of a single client's). The clients' deadlines bound the queue too: Triton drops requests whose caller gave up.
+# Bounds of the queue. Two full batches wait at most, whoever comes then is told at once; what waits for a second is not
+# run any more, since its caller has most likely given up.
+MAX_QUEUE_SIZE = 2 * MAX_BATCH_SIZE
+MAX_QUEUE_MICROSECONDS = 1_000_000
+
+# No delay: rows are batched while the graph runs anyway, and a delay costs every single request.
+#
+# No queue policy in config.pbtxt: with a bound on size or time, Triton 2.51 now and then lets a request lie for half a
+# second before it looks at it, if no other one comes (of 4,000 requests of a single client 12 with a bound on the size,
+# 3 with one on the time, 33 with a delay beside it; none of a single client's but 3 of three clients' with two
+# instances; none without bounds). The clients' deadlines bound the queue too: Triton drops requests whose caller gave
+# up. Where many clients call, the next request wakes it.
 _CONFIG = """\
 # Written by the export from recgpt.signature, over whatever stands here. To serve with other settings, put a copy into
 # configs/NAME.pbtxt beside this file and start the server with --model-config-name=NAME.
@@ -46,25 +59,41 @@ max_batch_size: {max_batch_size}
 {tensors}
 instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 version_policy {{ all {{ }} }}
-dynamic_batching {{ max_queue_delay_microseconds: 0 }}
+dynamic_batching {{ max_queue_delay_microseconds: 0{queue_policy} }}
 parameters {{ key: "intra_op_thread_count" value: {{ string_value: "1" }} }}
 """
 
+_QUEUE_POLICY = f"""
+  default_queue_policy {{
+    max_queue_size: {MAX_QUEUE_SIZE} default_timeout_microseconds: {MAX_QUEUE_MICROSECONDS}
+    timeout_action: REJECT allow_timeout_override: true }}"""
 
-def model_config(graph: GraphSpec, sizes: Mapping[str, int]) -> str:
+
+def model_config(graph: GraphSpec, sizes: Mapping[str, int], *, bounded: bool = False) -> str:
     """Renders ``config.pbtxt`` of one graph.
 
     Args:
         graph: its tensors.
         sizes: the sizes that the model decides, by axis letter (L, H, Dh, D); a letter that is not there becomes -1,
             any size. The native backend refuses to load a model whose fixed sizes the file does not repeat exactly.
+        bounded: refuse requests beyond ``MAX_QUEUE_SIZE`` that wait, and those that wait too long.
 
     Returns:
         The text of the file; the batch axis is left out of ``dims``, as Triton wants it.
     """
     tensors = [_tensor("input", tensor, sizes) for tensor in graph.inputs]
     tensors += [_tensor("output", tensor, sizes) for tensor in graph.outputs]
-    return _CONFIG.format(name=graph.name, max_batch_size=MAX_BATCH_SIZE, tensors="\n".join(tensors))
+    return _CONFIG.format(
+        name=graph.name,
+        max_batch_size=MAX_BATCH_SIZE,
+        tensors="\n".join(tensors),
+        queue_policy=_QUEUE_POLICY if bounded else "",
+    )
+
+
+def model_configs(graph: GraphSpec, sizes: Mapping[str, int]) -> dict[str, str]:
+    """All settings of one graph: text by file name."""
+    return {CONFIG: model_config(graph, sizes), BOUNDED: model_config(graph, sizes, bounded=True)}
 
 
 def write_repository(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
@@ -93,7 +122,7 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
         DependencyError: ONNX Runtime, which tells the sizes of the graphs, is not installed.
     """
     specs = {name: graph_spec(name) for name in graphs}
-    configs = {name: model_config(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()}
+    configs = {name: model_configs(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()}
     _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
     places = {name: folder / name / str(version) for name in graphs}
     made = [folder, *(place.parent for place in places.values()), *places.values()]
@@ -103,9 +132,9 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int) -> None:
                 staged = stack.enter_context(atomic_path(places[name]))
                 staged.mkdir()
                 shutil.copyfile(path, staged / MODEL)
-            config = folder / name / CONFIG
-            if _text(config) != configs[name]:
-                stack.enter_context(atomic_path(config)).write_text(configs[name])
+            for file, text in configs[name].items():
+                if _text(folder / name / file) != text:
+                    stack.enter_context(atomic_path(folder / name / file)).write_text(text)
 
 
 def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
@@ -118,7 +147,7 @@ def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
             if version not in keep:
                 shutil.rmtree(model / str(version), ignore_errors=True)
         # A model without a version keeps a server from starting.
-        if [path.name for path in model.iterdir()] == [CONFIG]:
+        if not {path.relative_to(model).as_posix() for path in model.rglob("*")} - {CONFIG, BOUNDED, "configs"}:
             shutil.rmtree(model, ignore_errors=True)
 
 
@@ -182,10 +211,10 @@ def _undone_on_failure(folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def _refuse_other_sizes(folder: Path, configs: Mapping[str, str], held: frozenset[int]) -> None:
-    for name, config in configs.items():
+def _refuse_other_sizes(folder: Path, configs: Mapping[str, Mapping[str, str]], held: frozenset[int]) -> None:
+    for name, texts in configs.items():
         present = _text(folder / name / CONFIG)
-        if present and _tensors(present) != _tensors(config) and held & set(model_versions(folder / name)):
+        if present and _tensors(present) != _tensors(texts[CONFIG]) and held & set(model_versions(folder / name)):
             raise OutputError(
                 f"{folder / name} holds the published version(s) {sorted(held)} with tensors of other sizes, and "
                 f"Triton serves one size a model; nothing was changed: choose another --model-repository, with a "

@@ -9,7 +9,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recgpt.config import ModelConfig
-from recgpt.serving.repository import CONFIG, MAX_BATCH_SIZE, model_config
+from recgpt.serving.repository import BOUNDED, CONFIG, MAX_BATCH_SIZE, model_config, model_configs
 from recgpt.signature import graph_spec
 
 REPOSITORY = Path(__file__).parents[2] / "triton_models"
@@ -54,7 +54,8 @@ def test_settings_are_those_of_the_native_backend(name):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_files_in_the_repository_are_the_generated_ones_of_the_default_model(name):
-    assert (REPOSITORY / name / CONFIG).read_text() == model_config(graph_spec(name), DEFAULT_SIZES)
+    found = {file: (REPOSITORY / name / file).read_text() for file in (CONFIG, BOUNDED)}
+    assert found == model_configs(graph_spec(name), DEFAULT_SIZES)
 
 
 def test_the_repository_holds_models_only():
