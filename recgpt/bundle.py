@@ -183,7 +183,12 @@ class Bundle:
     def catalogue(self) -> Catalogue:
         """Ids and popularity, checked."""
         ids = json.loads(self._checked(IDS).read_text())
-        popularity = np.load(self._checked(POPULARITY), allow_pickle=False)
+        try:
+            popularity = np.load(self._checked(POPULARITY), allow_pickle=False)
+        except ValueError as error:
+            raise BundleCorruptError(
+                f"{self.path / POPULARITY}: no array of numbers ({error}); export again"
+            ) from error
         item_ids = IdMap(ids["items"])
         return Catalogue(
             item_ids=item_ids,

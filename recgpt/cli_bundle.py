@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from recgpt.backends.triton_network import TritonNetwork
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Publish, roll back and change what is served.")
 _console = Console()
@@ -22,7 +26,22 @@ Urls = Annotated[
 Keep = Annotated[int, typer.Option(min=1, help="How many versions to keep.")]
 Grace = Annotated[float, typer.Option(min=0, help="Keep what was replaced less than this many seconds ago.")]
 
+Ca = Annotated[Path | None, typer.Option("--tls-ca", help="PEM file: connect with TLS, trust this authority.")]
+Certificate = Annotated[Path | None, typer.Option("--tls-certificate", help="PEM file of our own, for mutual TLS.")]
+Key = Annotated[Path | None, typer.Option("--tls-key", help="PEM file of its private key.")]
+# A secret, so that it has no place on a command line.
+CONTROL_KEY = "RECGPT_CONTROL_KEY"
+
 STORE = Path("artifacts/bundles")
+
+
+def _network(ca: Path | None, certificate: Path | None, key: Path | None) -> TritonNetwork:
+    from recgpt.backends.triton_network import TritonNetwork
+    from recgpt.remote.policy import TlsOptions
+
+    encrypted = any(path is not None for path in (ca, certificate, key))
+    tls = TlsOptions(ca=ca, certificate=certificate, key=key) if encrypted else None
+    return TritonNetwork(tls=tls, control_key=os.environ.get(CONTROL_KEY))
 
 
 def _say(text: str) -> None:
@@ -57,22 +76,43 @@ def publish(
     url: Urls = None,
     keep: Keep = 3,
     grace_s: Grace = 600.0,
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
 ) -> None:
-    """Checks BUNDLE, loads it beside what is served, makes it the current version, removes old ones."""
+    """Checks BUNDLE, loads it beside what is served, makes it the current version, removes old ones.
+
+    Servers that restrict who loads models get the key that RECGPT_CONTROL_KEY holds.
+    """
     from recgpt.publishing import Publisher
 
+    network = _network(tls_ca, tls_certificate, tls_key) if url else None
     publisher = Publisher(
-        store, model_repository=model_repository, urls=url or (), keep=keep, grace_s=grace_s, say=_say
+        store,
+        model_repository=model_repository,
+        urls=url or (),
+        network=network,
+        keep=keep,
+        grace_s=grace_s,
+        say=_say,
     )
     publisher.publish(bundle)
 
 
 @bundle_app.command()
-def rollback(store: Store = STORE, model_repository: Repository = None, url: Urls = None) -> None:
+def rollback(
+    store: Store = STORE,
+    model_repository: Repository = None,
+    url: Urls = None,
+    tls_ca: Ca = None,
+    tls_certificate: Certificate = None,
+    tls_key: Key = None,
+) -> None:
     """Goes back to the version before the current one."""
     from recgpt.publishing import Publisher
 
-    Publisher(store, model_repository=model_repository, urls=url or (), say=_say).roll_back()
+    network = _network(tls_ca, tls_certificate, tls_key) if url else None
+    Publisher(store, model_repository=model_repository, urls=url or (), network=network, say=_say).roll_back()
 
 
 @bundle_app.command("add-items")

@@ -35,6 +35,7 @@ class Publisher:
         store: folder of the bundles.
         model_repository: of the servers; None if the bundles are for engines in process only.
         urls: ``host:port`` of each running server, started with ``--model-control-mode=explicit``.
+        network: how the servers are reached; None connects in the clear and without a key.
         keep: how many versions to keep, the current one among them; they stay loaded, for clients that change over
             later.
         grace_s: no version goes that was replaced less than this many seconds ago.
@@ -50,6 +51,7 @@ class Publisher:
         *,
         model_repository: Path | None = None,
         urls: Sequence[str] = (),
+        network: TritonNetwork | None = None,
         keep: int = 3,
         grace_s: float = 600.0,
         say: Callable[[str], None] = print,
@@ -61,6 +63,7 @@ class Publisher:
         self.store = BundleStore(Path(store))
         self._repository = model_repository
         self._urls = tuple(urls)
+        self._network = network
         self._keep = keep
         self._grace_s = grace_s
         self._say = say
@@ -161,9 +164,16 @@ class Publisher:
             hold_versions(repository, held)
             for url in self._urls:
                 self._say(f"loading version {model_version} at {url}")
-                with ModelControl(url) as control:
+                with ModelControl(url, network=self._network) as control:
                     control.load(all_versions(repository))
-                _check_served(bundle, url)
+                self._check_served(bundle, url)
+
+    def _check_served(self, bundle: Bundle, url: str) -> None:
+        connection = (self._network or TritonNetwork()).connect(url)
+        try:
+            drive(served_check(bundle, url), lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
+        finally:
+            connection.close()
 
     def _tell_deleted(self) -> None:
         state = self.store.state()
@@ -211,19 +221,11 @@ class Publisher:
         """Lets the servers see what was removed; one that does not answer sees it with the next publishing."""
         for url in self._urls:
             try:
-                with ModelControl(url) as control:
+                with ModelControl(url, network=self._network) as control:
                     control.load(sorted(models))
                     control.unload(sorted(gone))
             except ServerError as error:
                 self._say(f"{url} did not unload what was removed: {error}")
-
-
-def _check_served(bundle: Bundle, url: str) -> None:
-    connection = TritonNetwork().connect(url)
-    try:
-        drive(served_check(bundle, url), lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
-    finally:
-        connection.close()
 
 
 def _add(repository: Path, bundle: Bundle) -> None:

@@ -108,7 +108,8 @@ class OnnxRuntimeBackend(GraphBackend):
         if not Path(path).is_file():
             raise BundleError(f"{path} is missing; export the checkpoint again")
         try:
-            session = self._ort.InferenceSession(str(path), options, providers=list(providers))
+            # By its bytes: whatever a made-up file says, ONNX Runtime then reads no other one.
+            session = self._ort.InferenceSession(Path(path).read_bytes(), options, providers=list(providers))
         except self._ort_errors as error:
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load the graph; export the checkpoint again: {error}"

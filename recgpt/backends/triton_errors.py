@@ -22,6 +22,7 @@ from recgpt.errors import (
 _START = "start one with: tritonserver --model-repository triton_models"
 _LATER = "try again later, send fewer requests at a time, or add servers"
 _EXPLICIT = "start the server with --model-control-mode=explicit --load-model='*' to change its models while it runs"
+_RESTRICTED = "the server wants a key for this call; put it into RECGPT_CONTROL_KEY, or ask who runs it"
 _REPORT = "see the server's log"
 _MISFIT = "the request does not fit the model that is served; use the bundle of the same export"
 
@@ -60,6 +61,7 @@ _UNAVAILABLE_BECAUSE = (
     ("unknown model", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
     ("not at ready state", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
     ("explicit model load / unload", ServerRefusedError, _EXPLICIT),
+    ("protocol is restricted", ServerRefusedError, _RESTRICTED),
     ("is not ready", ModelUnavailableError, STATUS_ERRORS["NOT_FOUND"][1]),
     ("certificate", CertificateError, _CERTIFICATE),
     ("ssl handshake", CertificateError, _CERTIFICATE),

@@ -19,6 +19,9 @@ from recgpt.remote.policy import TlsOptions
 MAX_MESSAGE_BYTES = 256 * 2**20
 """Largest request or response; a cache of 256 rows of a model of width 256 and 4 blocks has 105 MB."""
 
+CONTROL_HEADER = "triton-grpc-protocol-recgpt-control"
+"""Triton's name of the header that ``--grpc-restricted-protocol=...:recgpt-control=KEY`` looks at."""
+
 _ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
 
 _CHANNEL = [
@@ -35,24 +38,30 @@ class TritonNetwork:
 
     Args:
         tls: None sends and receives in the clear.
+        control_key: what servers ask for that were started with
+            ``--grpc-restricted-protocol=model-repository:recgpt-control=KEY``; sent with every call.
 
     Raises:
         DependencyError: the client library is not installed.
     """
 
-    def __init__(self, *, tls: TlsOptions | None = None) -> None:
+    def __init__(self, *, tls: TlsOptions | None = None, control_key: str | None = None) -> None:
         require("tritonclient.grpc")
         self._grpc = require("grpc")
         self._tls = tls
+        self._metadata = ((CONTROL_HEADER, control_key),) if control_key is not None else ()
 
     def connect(self, url: str) -> Connection:
         """See ``Network.connect``."""
-        return _TritonConnection(_Protocol(url, encrypted=self._tls is not None), self._channel(self._grpc, url))
+        return _TritonConnection(self._protocol(url), self._channel(self._grpc, url))
 
     def connect_async(self, url: str) -> AsyncConnection:
         """See ``Network.connect_async``."""
         channel = self._channel(require("grpc.aio"), url)
-        return _AsyncTritonConnection(_Protocol(url, encrypted=self._tls is not None), channel)
+        return _AsyncTritonConnection(self._protocol(url), channel)
+
+    def _protocol(self, url: str) -> _Protocol:
+        return _Protocol(url, encrypted=self._tls is not None, metadata=self._metadata)
 
     def _channel(self, library: Any, url: str) -> Any:
         if _ADDRESS.fullmatch(url) is None:
@@ -70,8 +79,9 @@ class TritonNetwork:
 class _Protocol:
     """What both kinds of connection share: messages and errors."""
 
-    def __init__(self, url: str, *, encrypted: bool) -> None:
+    def __init__(self, url: str, *, encrypted: bool, metadata: tuple[tuple[str, str], ...]) -> None:
         self.url = url
+        self.metadata = metadata
         self.codec = TritonCodec()
         self.errors: type[Exception] = require("grpc").RpcError
         self._encrypted = encrypted
@@ -98,7 +108,7 @@ class _TritonConnection:
     def call(self, rpc: Rpc, timeout_s: float) -> Any:
         method, request = self._method(rpc)
         try:
-            response = method(request, timeout=timeout_s)
+            response = method(request, timeout=timeout_s, metadata=self._protocol.metadata)
         except self._protocol.errors as failure:
             raise self._protocol.error(rpc, failure) from failure
         return self._protocol.codec.decode(rpc, response)
@@ -107,7 +117,7 @@ class _TritonConnection:
         self, rpc: Rpc, timeout_s: float, done: Callable[[Any, ServerError | RequestError | None], None]
     ) -> Callable[[], None]:
         method, request = self._method(rpc)
-        future = method.future(request, timeout=timeout_s)
+        future = method.future(request, timeout=timeout_s, metadata=self._protocol.metadata)
 
         def ended(future: Any) -> None:
             failure = future if future.cancelled() else future.exception()
@@ -148,7 +158,8 @@ class _AsyncTritonConnection:
             raise self._protocol.closed(rpc)
         name, request = self._protocol.codec.encode(rpc)
         try:
-            response = await getattr(self._stub, name)(request, timeout=timeout_s)
+            method = getattr(self._stub, name)
+            response = await method(request, timeout=timeout_s, metadata=self._protocol.metadata)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._closed and task is not None and not task.cancelling():  # the channel ended it, not the caller

@@ -5,10 +5,11 @@ Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ _MAX_GPU_FETCH = 2048
 
 # Below this many queries a search runs in the calling thread.
 _MIN_QUERIES_PER_THREAD = 32
+
+_READING = threading.Lock()
 
 
 class ItemIndex:
@@ -62,15 +65,16 @@ class ItemIndex:
     def load(cls, path: Path, *, num_threads: int | None = None) -> ItemIndex:
         """Reads an index that ``save`` wrote.
 
-        Check the file's hash first: Faiss's reader trusts what it reads.
+        Check the file's hash first: Faiss's reader trusts most of what it reads.
 
         Raises:
             BundleCorruptError: the file is missing or not such an index.
         """
         faiss = require("faiss")
         try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
+            with _limits_of(faiss, path):
+                index = faiss.read_index(str(path))
+        except (OSError, RuntimeError) as error:
             raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
@@ -170,6 +174,21 @@ class ItemIndex:
         rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+@contextlib.contextmanager
+def _limits_of(faiss: Any, path: Path) -> Iterator[None]:
+    """Lets Faiss read no vector that is larger than the file itself; it would ask for memory by what the file says."""
+    num_bytes = path.stat().st_size
+    with _READING:  # the limits are of the whole process
+        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        try:
+            faiss.set_deserialization_vector_byte_limit(num_bytes)
+            faiss.set_deserialization_loop_limit(num_bytes)
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before[0])
+            faiss.set_deserialization_loop_limit(before[1])
 
 
 @functools.cache

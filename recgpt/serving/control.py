@@ -19,12 +19,13 @@ class ModelControl:
 
     Args:
         url: ``host:port`` of its gRPC endpoint.
+        network: how it is reached; None connects in the clear and without a key.
         timeout_s: deadline of each call; loading a model is one.
     """
 
-    def __init__(self, url: str, *, timeout_s: float = LOAD_TIMEOUT_S) -> None:
+    def __init__(self, url: str, *, network: TritonNetwork | None = None, timeout_s: float = LOAD_TIMEOUT_S) -> None:
         self._url = url
-        self._connection = TritonNetwork().connect(url)
+        self._connection = (network or TritonNetwork()).connect(url)
         self._timeout_s = timeout_s
 
     def load(self, names: Iterable[str]) -> None:

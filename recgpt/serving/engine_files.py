@@ -11,12 +11,12 @@ deleted from the store stands in ``store.json``, which alone changes while a ver
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from recgpt.bundle import MANIFEST, Bundle
 from recgpt.one_hop.engine_codec import MODEL, id_dtype
-from recgpt.serving.repository import engine_config
+from recgpt.serving.repository import engine_configs
 from recgpt.signature import recall_engine_spec
 from recgpt.store_state import StoreState
 from recgpt.types import ItemId
@@ -39,7 +39,7 @@ class EngineFiles:
     def __init__(self, bundle: Bundle, *, item_dtype: str, user_dtype: str) -> None:
         self._bundle = bundle
         self.version = bundle.manifest.version
-        self.config = engine_config(recall_engine_spec(item_dtype, user_dtype))
+        self.configs: Mapping[str, str] = engine_configs(recall_engine_spec(item_dtype, user_dtype))
 
     @classmethod
     def of(cls, bundle: Bundle) -> EngineFiles | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,13 +72,17 @@ def plan(arguments: Sequence[str], environment: Mapping[str, str], *, cache: Pat
     if not given.has("help"):
         checks.check_repositories(given)
         checks.check_ports(given)
-    # This server is older than known security fixes, so it stays on this machine unless told otherwise.
+    # This server is older than known security fixes, so it stays on this machine unless told otherwise, and what nobody
+    # needs and attacks went through is closed by a key that nobody knows.
+    closed = f"shared-memory,trace,logging:closed={secrets.token_hex(16)}"
     complete = given.with_defaults(
         [
             ("backend-directory", str(server.backend_folder(cache))),
             ("http-address", checks.LOOPBACK),
             ("grpc-address", checks.LOOPBACK),
             ("metrics-address", checks.LOOPBACK),
+            ("grpc-restricted-protocol", closed),
+            ("http-restricted-api", closed),
             ("allow-gpu-metrics", str(Path("/proc/driver/nvidia").exists()).lower()),
         ]
     )

@@ -1,13 +1,16 @@
 """Triton's model repository: a ``config.pbtxt`` a graph, rendered from the signature, and the versions of its file.
 
     triton_models/
-      prefill/  config.pbtxt  <version>/model.onnx
+      prefill/  config.pbtxt  configs/bounded.pbtxt  <version>/model.onnx
       decode/   ...
       recall_engine/ config.pbtxt  <version>/      a whole engine, see recgpt.serving.engine_files
       published.json          versions that a bundle store put here; an export leaves them alone
 
 All versions in the folder are served, and a client asks for one by number. So a repository that was left half written,
 with a version of some graphs and not yet of others, serves the older version as if nothing had happened.
+
+``configs/bounded.pbtxt`` is the same with a bounded queue, for servers that are started with
+``--model-config-name=bounded``, as those in production are.
 
 The files are for NVIDIA's own ONNX Runtime backend; the stand-in of this package takes them as they are. Knows nothing
 of bundles, nor of how a server is started.
@@ -28,6 +31,7 @@ from recgpt.files import atomic_path, sha256
 from recgpt.signature import GraphSpec, TensorSpec, graph_spec
 
 CONFIG = "config.pbtxt"
+BOUNDED = "configs/bounded.pbtxt"
 MODEL = "model.onnx"
 HELD = "published.json"
 
@@ -36,9 +40,18 @@ MAX_BATCH_SIZE = 256
 
 _DATA_TYPES = {"int64": "TYPE_INT64", "float32": "TYPE_FP32", "string": "TYPE_STRING", "bool": "TYPE_BOOL"}
 
-# No delay: rows are batched while the graph runs anyway, and a delay costs every single request. No queue policy: with
-# a bound on size or time, Triton 2.51 now and then lets a request lie for half a second before it looks at it (about 1
-# in 500 of a single client's). The clients' deadlines bound the queue too: Triton drops requests whose caller gave up.
+# Bounds of the queue. Two full batches wait at most, whoever comes then is told at once; what waits for a second is not
+# run any more, since its caller has most likely given up.
+MAX_QUEUE_SIZE = 2 * MAX_BATCH_SIZE
+MAX_QUEUE_MICROSECONDS = 1_000_000
+
+# No delay: rows are batched while the graph runs anyway, and a delay costs every single request.
+#
+# No queue policy in config.pbtxt: with a bound on size or time, Triton 2.51 now and then lets a request lie for half a
+# second before it looks at it, if no other one comes (of 4,000 requests of a single client 12 with a bound on the size,
+# 3 with one on the time, 33 with a delay beside it; none of a single client's but 3 of three clients' with two
+# instances; none without bounds). The clients' deadlines bound the queue too: Triton drops requests whose caller gave
+# up. Where many clients call, the next request wakes it.
 _CONFIG = """\
 # Written by the export from recgpt.signature, over whatever stands here. To serve with other settings, put a copy into
 # configs/NAME.pbtxt beside this file and start the server with --model-config-name=NAME.
@@ -48,7 +61,7 @@ max_batch_size: {max_batch_size}
 {tensors}
 instance_group [ {{ count: 1 kind: KIND_AUTO }} ]
 version_policy {{ all {{ }} }}
-dynamic_batching {{ max_queue_delay_microseconds: 0 }}
+dynamic_batching {{ max_queue_delay_microseconds: 0{queue_policy} }}
 parameters {{ key: "{threads}" value: {{ string_value: "1" }} }}
 """
 NUM_THREADS = "num_threads"
@@ -61,12 +74,12 @@ class ServedFolder(Protocol):
     Attributes:
         name: of the model.
         version: of this folder.
-        config: text of ``config.pbtxt``.
+        configs: text of ``config.pbtxt`` and its kind, by file name.
     """
 
     name: str
     version: int
-    config: str
+    configs: Mapping[str, str]
 
     def write(self, folder: Path) -> None:
         """Makes the folder of the version."""
@@ -75,23 +88,44 @@ class ServedFolder(Protocol):
         """Whether a folder is this version."""
 
 
-def model_config(graph: GraphSpec, sizes: Mapping[str, int]) -> str:
+_QUEUE_POLICY = f"""
+  default_queue_policy {{
+    max_queue_size: {MAX_QUEUE_SIZE} default_timeout_microseconds: {MAX_QUEUE_MICROSECONDS}
+    timeout_action: REJECT allow_timeout_override: true }}"""
+
+
+def model_config(graph: GraphSpec, sizes: Mapping[str, int], *, bounded: bool = False) -> str:
     """Renders ``config.pbtxt`` of one graph.
 
     Args:
         graph: its tensors.
         sizes: the sizes that the model decides, by axis letter (L, H, Dh, D); a letter that is not there becomes -1,
             any size. The native backend refuses to load a model whose fixed sizes the file does not repeat exactly.
+        bounded: refuse requests beyond ``MAX_QUEUE_SIZE`` that wait, and those that wait too long.
 
     Returns:
         The text of the file; the batch axis is left out of ``dims``, as Triton wants it.
     """
-    return _config(graph, sizes, backend="onnxruntime", threads="intra_op_thread_count")
+    return _config(
+        graph,
+        sizes,
+        backend="onnxruntime",
+        threads="intra_op_thread_count",
+        queue_policy=_QUEUE_POLICY if bounded else "",
+    )
 
 
-def engine_config(model: GraphSpec) -> str:
-    """Renders ``config.pbtxt`` of a model in Python, which takes requests of different shapes together."""
-    return _config(model, {}, backend="python", threads=NUM_THREADS)
+def model_configs(graph: GraphSpec, sizes: Mapping[str, int]) -> dict[str, str]:
+    """All settings of one graph: text by file name."""
+    return {CONFIG: model_config(graph, sizes), BOUNDED: model_config(graph, sizes, bounded=True)}
+
+
+def engine_configs(model: GraphSpec) -> dict[str, str]:
+    """All settings of a model in Python, which takes requests of different shapes together."""
+    return {
+        file: _config(model, {}, backend="python", threads=NUM_THREADS, queue_policy=policy)
+        for file, policy in ((CONFIG, ""), (BOUNDED, _QUEUE_POLICY))
+    }
 
 
 def write_repository(
@@ -124,10 +158,12 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int, *, engin
         DependencyError: ONNX Runtime, which tells the sizes of the graphs, is not installed.
     """
     specs = {name: graph_spec(name) for name in graphs}
-    configs = {name: model_config(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()}
+    configs: dict[str, Mapping[str, str]] = {
+        name: model_configs(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()
+    }
     places = {name: folder / name / str(version) for name in graphs}
     if engine is not None:
-        configs[engine.name] = engine.config
+        configs[engine.name] = engine.configs
         places[engine.name] = folder / engine.name / str(engine.version)
     _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
     made = [folder, *(place.parent for place in places.values()), *places.values()]
@@ -139,9 +175,10 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int, *, engin
                 shutil.copyfile(path, staged / MODEL)
         if engine is not None and not engine.stands_at(places[engine.name]):
             engine.write(stack.enter_context(atomic_path(places[engine.name])))
-        for name, text in configs.items():
-            if _text(folder / name / CONFIG) != text:
-                stack.enter_context(atomic_path(folder / name / CONFIG)).write_text(text)
+        for name, texts in configs.items():
+            for file, text in texts.items():
+                if _text(folder / name / file) != text:
+                    stack.enter_context(atomic_path(folder / name / file)).write_text(text)
 
 
 def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
@@ -154,7 +191,7 @@ def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
             if version not in keep:
                 shutil.rmtree(model / str(version), ignore_errors=True)
         # A model without a version keeps a server from starting.
-        if [path.name for path in model.iterdir()] == [CONFIG]:
+        if not {path.relative_to(model).as_posix() for path in model.rglob("*")} - {CONFIG, BOUNDED, "configs"}:
             shutil.rmtree(model, ignore_errors=True)
 
 
@@ -201,7 +238,7 @@ def model_versions(model: Path) -> list[int]:
     return sorted(int(path.name) for path in folders if any(path.iterdir()))
 
 
-def _config(model: GraphSpec, sizes: Mapping[str, int], *, backend: str, threads: str) -> str:
+def _config(model: GraphSpec, sizes: Mapping[str, int], *, backend: str, threads: str, queue_policy: str) -> str:
     ragged = " allow_ragged_batch: true" if backend == "python" else ""
     tensors = [_tensor("input", tensor, sizes, ragged) for tensor in model.inputs]
     tensors += [_tensor("output", tensor, sizes) for tensor in model.outputs]
@@ -211,6 +248,7 @@ def _config(model: GraphSpec, sizes: Mapping[str, int], *, backend: str, threads
         max_batch_size=MAX_BATCH_SIZE,
         tensors="\n".join(tensors),
         threads=threads,
+        queue_policy=queue_policy,
     )
 
 
@@ -232,10 +270,10 @@ def _undone_on_failure(folders: list[Path]) -> Iterator[None]:
         raise
 
 
-def _refuse_other_sizes(folder: Path, configs: Mapping[str, str], held: frozenset[int]) -> None:
-    for name, config in configs.items():
+def _refuse_other_sizes(folder: Path, configs: Mapping[str, Mapping[str, str]], held: frozenset[int]) -> None:
+    for name, texts in configs.items():
         present = _text(folder / name / CONFIG)
-        if present and _tensors(present) != _tensors(config) and held & set(model_versions(folder / name)):
+        if present and _tensors(present) != _tensors(texts[CONFIG]) and held & set(model_versions(folder / name)):
             raise OutputError(
                 f"{folder / name} holds the published version(s) {sorted(held)} with tensors of other sizes, and "
                 f"Triton serves one size a model; nothing was changed: choose another --model-repository, with a "

@@ -12,6 +12,7 @@ from tritonclient.grpc import model_config_pb2
 
 from recgpt.errors import OutputError
 from recgpt.serving.repository import (
+    BOUNDED,
     CONFIG,
     HELD,
     add_version,
@@ -36,8 +37,9 @@ def test_every_graph_stands_with_its_version_and_settings_and_nothing_else(small
     write_repository(tmp_path / "models", small_graphs.files, 7)
     expected = {f"{name}/7/model.onnx": path.read_bytes() for name, path in small_graphs.files.items()}
     found = snapshot(tmp_path / "models")
-    assert {name: content for name, content in found.items() if not name.endswith(CONFIG)} == expected
-    assert {name for name in found if name.endswith(CONFIG)} == {f"{name}/{CONFIG}" for name in small_graphs.files}
+    assert {name: content for name, content in found.items() if not name.endswith(".pbtxt")} == expected
+    settings = {f"{name}/{file}" for name in small_graphs.files for file in (CONFIG, BOUNDED)}
+    assert {name for name in found if name.endswith(".pbtxt")} == settings
 
 
 def test_settings_repeat_the_sizes_that_onnx_runtime_reports(small_graphs, tmp_path):
@@ -55,13 +57,28 @@ def test_settings_repeat_the_sizes_that_onnx_runtime_reports(small_graphs, tmp_p
                 assert list(tensor.dims) == [size if isinstance(size, int) else -1 for size in node.shape[1:]]
 
 
+def test_the_bounded_settings_are_the_others_with_a_bounded_queue(small_graphs, tmp_path):
+    write_repository(tmp_path, small_graphs.files, 7)
+    for name in small_graphs.files:
+        plain, bounded = (
+            text_format.Parse((tmp_path / name / file).read_text(), model_config_pb2.ModelConfig())
+            for file in (CONFIG, BOUNDED)
+        )
+        policy = bounded.dynamic_batching.default_queue_policy
+        assert (policy.max_queue_size, policy.default_timeout_microseconds) == (512, 1_000_000)
+        assert policy.allow_timeout_override
+        assert policy.timeout_action == policy.REJECT
+        bounded.dynamic_batching.ClearField("default_queue_policy")
+        assert bounded == plain
+
+
 def test_a_new_version_replaces_all_others_and_leaves_strangers_alone(small_graphs, tmp_path):
     write_repository(tmp_path, small_graphs.files, 8)
-    (tmp_path / "prefill" / "configs").mkdir()
+    (tmp_path / "prefill" / "configs" / "mine.pbtxt").write_text("mine")
     (tmp_path / "README.md").write_text("mine")
     write_repository(tmp_path, small_graphs.files, 7)
     assert all(model_versions(tmp_path / name) == [7] for name in small_graphs.files)
-    assert (tmp_path / "prefill" / "configs").is_dir()
+    assert (tmp_path / "prefill" / "configs" / "mine.pbtxt").read_text() == "mine"
     assert (tmp_path / "README.md").read_text() == "mine"
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import resource
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -194,3 +196,46 @@ def test_a_search_among_items_of_a_thinned_index() -> None:
     index = ItemIndex.build(matrix).without([100, 50])
     found, _ = index.search(np.ones((1, 1), dtype=np.float32), 3, np.array([2, 49, 51, 99]))
     assert found.tolist() == [[99, 51, 49]]
+
+
+@pytest.mark.parametrize("size", [2**24, 2**40, 2**62, -1])
+def test_an_index_that_claims_more_than_its_file_holds_is_refused_before_memory_is_asked_for(
+    tmp_path: Path, size: int
+) -> None:
+    path = tmp_path / "item_index.faiss"
+    ItemIndex.build(normal_matrix(40)).save(path)
+    content = bytearray(path.read_bytes())
+    place = len(content) - 40 * 16 * 4 - 8  # the number of values stands right before them
+    assert int.from_bytes(content[place : place + 8], "little") == 40 * 16
+    content[place : place + 8] = size.to_bytes(8, "little", signed=True)
+    path.write_bytes(content)
+    before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (current_address_space() + 2**25, hard))
+    try:
+        with pytest.raises(BundleCorruptError, match="item_index.faiss"):
+            ItemIndex.load(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert (faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()) == before
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_altered_bytes_are_refused_or_harmless_and_never_end_the_process(tmp_path: Path, seed: int) -> None:
+    path, rng = tmp_path / "item_index.faiss", np.random.default_rng(seed)
+    index = ItemIndex.build(normal_matrix(40))
+    index.save(path)
+    content = path.read_bytes()
+    for _ in range(250):
+        altered = bytearray(content)
+        header = len(content) - 40 * 16 * 4
+        for place in rng.integers(0, header, rng.integers(1, 5)):
+            altered[place] = rng.integers(0, 256)
+        path.write_bytes(altered[: rng.integers(4, len(altered) + 1)] if rng.random() < 0.3 else altered)
+        with contextlib.suppress(BundleCorruptError):
+            loaded = ItemIndex.load(path)
+            np.testing.assert_array_equal(loaded.vectors(), index.vectors())
+
+
+def current_address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

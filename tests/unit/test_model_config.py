@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2
 
 from recgpt.config import ModelConfig
 from recgpt.graphs.recall import MAX_RECALLED
-from recgpt.serving.repository import CONFIG, MAX_BATCH_SIZE, engine_config, model_config
+from recgpt.serving.repository import BOUNDED, CONFIG, MAX_BATCH_SIZE, engine_configs, model_config, model_configs
 from recgpt.signature import graph_spec, recall_engine_spec
 
 REPOSITORY = Path(__file__).parents[2] / "triton_models"
@@ -56,7 +56,8 @@ def test_settings_are_those_of_the_native_backend(name):
 
 @pytest.mark.parametrize("name", GRAPHS)
 def test_the_files_in_the_repository_are_the_generated_ones_of_the_default_model(name):
-    assert (REPOSITORY / name / CONFIG).read_text() == model_config(graph_spec(name), DEFAULT_SIZES)
+    found = {file: (REPOSITORY / name / file).read_text() for file in (CONFIG, BOUNDED)}
+    assert found == model_configs(graph_spec(name), DEFAULT_SIZES)
 
 
 def test_the_repository_holds_models_only():
@@ -65,7 +66,7 @@ def test_the_repository_holds_models_only():
 
 def test_the_engines_settings_let_requests_of_different_shapes_run_together() -> None:
     spec = recall_engine_spec("int64", "string")
-    config = parsed(engine_config(spec))
+    config = parsed(engine_configs(spec)[CONFIG])
     assert (config.name, config.backend, config.max_batch_size) == ("recall_engine", "python", MAX_BATCH_SIZE)
     assert config.HasField("dynamic_batching")
     assert config.version_policy.HasField("all")
@@ -77,5 +78,5 @@ def test_the_engines_settings_let_requests_of_different_shapes_run_together() ->
     assert [tensor.optional for tensor in config.input] == [tensor.optional for tensor in spec.inputs]
     types = {tensor.name: model_config_pb2.DataType.Name(tensor.data_type) for tensor in config.input}
     assert (types["history"], types["user_id"], types["filter_seen"]) == ("TYPE_INT64", "TYPE_STRING", "TYPE_BOOL")
-    default = engine_config(recall_engine_spec("int64", "int64"))
-    assert (REPOSITORY / "recall_engine" / CONFIG).read_text() == default
+    default = engine_configs(recall_engine_spec("int64", "int64"))
+    assert {file: (REPOSITORY / "recall_engine" / file).read_text() for file in default} == default

@@ -1,0 +1,30 @@
+# syntax=docker/dockerfile:1
+# Triton with its ONNX Runtime backend, ready for a model repository that is mounted at /models.
+#
+#   docker build -t recgpt-triton .
+#   docker build -t recgpt-triton --build-arg TRITON=registry.example.com/tritonserver:26.09-onnxruntime .
+#
+# The second takes a smaller server, made by the compose.py of Triton's own repository with `--backend onnxruntime`.
+ARG TRITON=nvcr.io/nvidia/tritonserver:26.09-py3
+FROM ${TRITON}
+
+# Backends that no model of ours needs are ways in: the Python backend has had several.
+RUN find /opt/tritonserver/backends -mindepth 1 -maxdepth 1 ! -name onnxruntime -exec rm -rf {} +
+
+COPY --chmod=0555 deploy/serve.sh /usr/local/bin/serve
+
+# Inside a container the network is its own; which ports are published, and to whom, is decided where it is started.
+ENV RECGPT_BIND=0.0.0.0 \
+    RECGPT_MODELS=/models
+
+# triton-server, as NVIDIA's image calls it; a number, so that Kubernetes can see that it is not root.
+USER 1000:1000
+VOLUME ["/models"]
+EXPOSE 8000 8001 8002
+
+# The image brings curl. Ready means that every model is loaded.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
+    CMD ["curl", "--fail", "--silent", "--show-error", "--max-time", "2", "http://127.0.0.1:8000/v2/health/ready"]
+
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["/usr/local/bin/serve"]
