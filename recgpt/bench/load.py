@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from recgpt.recall.recaller import Recaller
+from recgpt.bench.results import Fact, Row
+from recgpt.bench.server_statistics import ServerAccount
+from recgpt.one_hop.answering import Recalls
 from recgpt.types import RecallRequest
 
 # Threads start within milliseconds; this only keeps one that fails to from holding the others for ever.
 START_S = 30.0
+NS_PER_S = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Load:
 
 
 def run_load(
-    recaller: Recaller,
+    recaller: Recalls,
     requests: Sequence[RecallRequest],
     *,
     num_clients: int,
@@ -77,3 +80,38 @@ def run_load(
         samples = [sample for future in running for sample in future.result()]
         duration = time.perf_counter_ns() - started
     return Load(samples_ns=tuple(samples), duration_ns=duration)
+
+
+def served_load(
+    name: str,
+    recaller: Recalls,
+    account: ServerAccount,
+    requests: Sequence[RecallRequest],
+    *,
+    num_clients: int,
+    duration_s: float,
+    facts: Mapping[str, Fact],
+) -> Row:
+    """Puts a server under load and makes a row of it, with the server's own count of rows and of runs of the graph.
+
+    Args:
+        name: of the row.
+        recaller: its model is on the server.
+        account: of the graph that these requests use.
+        requests: as for ``run_load``.
+        num_clients: as for ``run_load``.
+        duration_s: as for ``run_load``.
+        facts: more to put into the row.
+    """
+    before = account.read()
+    load = run_load(recaller, requests, num_clients=num_clients, duration_s=duration_s)
+    server = account.since(before, num_inferences=len(load.samples_ns))
+    found = {
+        "batch": 1,
+        "clients": num_clients,
+        "throughput": len(load.samples_ns) / (load.duration_ns / NS_PER_S),
+        **facts,
+        "num_inferences": server.num_inferences,
+        "num_executions": server.num_executions,
+    }
+    return Row(name=name, facts=found, samples_ns=load.samples_ns)
