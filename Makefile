@@ -7,13 +7,17 @@ STAMP := $(VENV)/.installed
 
 DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 
 demo: $(STAMP)
 	$(BIN)/recgpt demo $(DEMO_ARGS)
 
 test: check
 	$(BIN)/python -m pytest
+
+# Load, soak and long fuzzing against the real server; SOAK_S sets the length of the soak in seconds.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff check .

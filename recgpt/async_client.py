@@ -23,7 +23,7 @@ from recgpt.types import Candidates, ItemId, RecallRequest, UserId
 
 _log = logging.getLogger(__name__)
 
-# Vectors times queries up to which a search takes less than about a millisecond, and going to a thread does not pay.
+# Vectors times queries up to which going to a thread and back costs about what it spares the event loop.
 _INLINE_SEARCH = 50_000
 
 

@@ -43,10 +43,10 @@ class ModelConfig:
     """
 
     max_length: int = 50
-    hidden_size: int = 64
+    hidden_size: int = 128
     num_blocks: int = 1
     num_heads: int = 2
-    ffn_size: int = 256
+    ffn_size: int = 512
     activation: str = "gelu"
     position: str = "relative"
     attention_scale: str = "head"

@@ -12,17 +12,18 @@ from recgpt.errors import DependencyError
 # Import name -> the extras of this package that bring it, the usual one first.
 _EXTRAS = {
     "faiss": ("cpu", "gpu"),
+    "grpc": ("client",),
     "lightning": ("train",),
     "matplotlib": ("bench",),
     "onnx": ("export",),
     "onnx_ir": ("export",),
     "onnxruntime": ("cpu", "gpu"),
     "onnxscript": ("export",),
+    "opentelemetry": ("otel",),
     "pyarrow": ("train",),
     "pytriton": ("serve",),
     "scipy": ("bench",),
     "torch": ("train", "export"),
-    "grpc": ("client",),
     "tritonclient": ("client",),
 }
 

@@ -5,6 +5,8 @@ Knows the names of the statuses and the words Triton uses; imports neither gRPC 
 
 from __future__ import annotations
 
+import re
+
 from recgpt.errors import (
     CertificateError,
     ModelUnavailableError,
@@ -49,6 +51,7 @@ _CERTIFICATE = (
     "see that the tls options name the authority that signed the server's certificate, that this is for the host name "
     "in the address, that none has expired, and, if the server wants one, that they hold a certificate of this client"
 )
+_WANTS_TLS = "it closed the connection at once: does it want encryption? Then give the client tls options"
 
 # gRPC and Triton use one status for these too; only their words tell them from what the status says.
 _UNAVAILABLE_BECAUSE = (
@@ -61,7 +64,10 @@ _UNAVAILABLE_BECAUSE = (
     ("certificate", CertificateError, _CERTIFICATE),
     ("ssl handshake", CertificateError, _CERTIFICATE),
     ("ssl_error", CertificateError, _CERTIFICATE),
+    ("verification check failed", CertificateError, _CERTIFICATE),
 )
+# What a client sees that sent no encryption, or not the certificate, which the server wants: no more than this.
+_CLOSED_AT_ONCE = re.compile(r"failed to connect.*(socket closed|connection reset)", re.DOTALL)
 _BECAUSE: dict[str, tuple[tuple[str, type[ServerError], str], ...]] = {
     "UNAVAILABLE": _UNAVAILABLE_BECAUSE,
     "RESOURCE_EXHAUSTED": (("larger than max", RequestTooLargeError, _TOO_LARGE),),
@@ -83,5 +89,8 @@ def server_error(
     name = (status or "").rpartition(".")[2]
     kind, advice = STATUS_ERRORS.get(name, (ServerError, _REPORT))
     reasons = [(found, hint) for words, found, hint in _BECAUSE.get(name, ()) if words in text.lower()]
-    kind, advice = reasons[0] if reasons else (kind, advice)
+    if reasons:
+        kind, advice = reasons[0]
+    elif name == "UNAVAILABLE" and _CLOSED_AT_ONCE.search(text.lower()):
+        kind, advice = (CertificateError, _CERTIFICATE) if encrypted else (kind, _WANTS_TLS)
     return kind(f"{what} at {url}: {name or 'no status'}: {text}; {advice}")

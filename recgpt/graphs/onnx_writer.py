@@ -25,6 +25,7 @@ from torch.onnx import OnnxExporterError
 
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
+from recgpt.graphs.guard import guarded
 from recgpt.graphs.modules import NextItem
 from recgpt.graphs.recall import Graph
 from recgpt.graphs.scan import ZERO, ScannedNextItem
@@ -91,7 +92,7 @@ def _export(graph: Graph) -> onnx_ir.Model:
     try:
         with _quiet_exporter():
             program = torch.onnx.export(
-                graph,
+                guarded(graph),
                 example_inputs(graph),
                 dynamo=True,
                 opset_version=OPSET,

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -35,6 +36,7 @@ class TritonServer:
         log: file for what the server says; what stood in it is replaced.
         ready_timeout_s: how long to wait for all models to be ready.
         explicit: whether models may be loaded and unloaded while it runs, as publishing to it does.
+        arguments: more of the server's own options, such as ``--grpc-use-ssl=true``.
 
     Attributes:
         url: ``host:port`` of gRPC, for clients.
@@ -55,7 +57,9 @@ class TritonServer:
         log: Path,
         ready_timeout_s: float = 60.0,
         explicit: bool = False,
+        arguments: Sequence[str] = (),
     ) -> None:
+        self._arguments = tuple(arguments)
         self._explicit = explicit
         self._http_port, self._metrics_port, free = _free_ports(3)
         self._grpc_port = grpc_port if grpc_port is not None else free
@@ -129,6 +133,7 @@ class TritonServer:
             f"--metrics-address={LOOPBACK}",
             "--exit-timeout-secs=5",
             *(["--model-control-mode=explicit", "--load-model=*"] if self._explicit else []),
+            *self._arguments,
         ]
 
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:

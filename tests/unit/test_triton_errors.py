@@ -9,6 +9,7 @@ from recgpt.backends.base import ModelSpec
 from recgpt.backends.triton import TritonBackend
 from recgpt.backends.triton_errors import STATUS_ERRORS, server_error
 from recgpt.errors import (
+    CertificateError,
     ConfigError,
     ModelUnavailableError,
     RecGPTError,
@@ -55,6 +56,26 @@ def test_every_status_gives_one_of_our_errors_with_the_servers_words_the_address
 )
 def test_status_and_words_decide_the_class(status, text, expected):
     assert type(server_error(f"StatusCode.{status}", text, url="u", what="w")) is expected
+
+
+CLOSED = "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:127.0.0.1:1: Socket closed"
+HANDSHAKE = "failed to connect to all addresses; last error: UNKNOWN: Ssl handshake failed: CERTIFICATE_VERIFY_FAILED"
+
+
+@pytest.mark.parametrize(
+    ("text", "encrypted", "expected", "advice"),
+    [
+        (CLOSED, False, ServerUnavailableError, "tls options"),
+        (CLOSED, True, CertificateError, "certificate of this client"),
+        (HANDSHAKE, True, CertificateError, "expired"),
+        ("Hostname Verification Check failed.", True, CertificateError, "host name"),
+        ("failed to connect: Connection refused", True, ServerUnavailableError, "tritonserver"),
+    ],
+)
+def test_encryption_that_fails_is_told_from_a_server_that_is_away(text, encrypted, expected, advice):
+    error = server_error("StatusCode.UNAVAILABLE", text, url="u", what="w", encrypted=encrypted)
+    assert type(error) is expected
+    assert advice in str(error)
 
 
 def test_a_failure_without_a_status_is_a_server_error():
