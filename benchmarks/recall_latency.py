@@ -32,8 +32,9 @@ from recgpt.recall.recaller import PretrainedOnlyWarning
 QUOTAS = (9, 1)
 METHOD = """\
 Each round calls every contender once on the same requests; the first rounds are thrown away. eager: PyTorch, all tokens
-again for each step. engine: ONNX Runtime, the fused graph. engine, KV cache: ONNX Runtime, prefill and decode. Triton:
-the fused graph over gRPC on loopback, with the threads its config.pbtxt names. All search the same Faiss index in this
+again for each step. engine: ONNX Runtime, the fused graph. engine, KV cache: ONNX Runtime, prefill and decode. engine,
+in-graph top-k: one graph with an exact search and the merge, all of whose time counts as interests. Triton: the fused
+graph over gRPC on loopback, with the threads its config.pbtxt names. All others search the same Faiss index in this
 process. merge is all that follows the search. Triton's queue and interests are by the server's own statistics, network
 is the rest of the round trip. ratio_to_eager: eager's p50 over the row's. identical_lists: share of requests with
 exactly eager's items in eager's order. Rows without stages: closed loop of that many clients, one request a call.

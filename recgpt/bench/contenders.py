@@ -20,6 +20,9 @@ from recgpt.bench.timing import Case
 from recgpt.bundle import Bundle
 from recgpt.client import RecallClient
 from recgpt.engine import Engine
+from recgpt.one_hop.answering import Recalls
+from recgpt.one_hop.graph_codec import GraphCodec
+from recgpt.one_hop.remote import RemoteRecall
 from recgpt.recall.recaller import Recaller
 from recgpt.serving.repository import write_repository
 from recgpt.serving.server import TritonServer
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 EAGER = "eager"
 ENGINE = "engine"
 STEPWISE = "engine, KV cache"
+IN_GRAPH = "engine, in-graph top-k"
 TRITON = "Triton"
 
 # A slow machine shall give a slow number, not an error.
@@ -48,7 +52,7 @@ class Contenders:
         account: of the fused model on the server.
     """
 
-    def __init__(self, recallers: Mapping[str, Recaller], account: ServerAccount) -> None:
+    def __init__(self, recallers: Mapping[str, Recalls], account: ServerAccount) -> None:
         self.recallers = recallers
         self.account = account
 
@@ -66,7 +70,7 @@ class Contenders:
             for name, found in lists.items()
         }
 
-    def _case(self, name: str, recaller: Recaller, batches: Sequence[Batch]) -> Case:
+    def _case(self, name: str, recaller: Recalls, batches: Sequence[Batch]) -> Case:
         if name == TRITON:
             return lambda number: time_served_recall(recaller, batches[number], self.account)
         return lambda number: time_recall(recaller, batches[number])
@@ -94,12 +98,14 @@ def open_contenders(subject: Subject, url: str, *, num_interests: int, num_threa
     """
     bundle = subject.bundle
     with ExitStack() as stack:
-        recallers: dict[str, Recaller] = {}
+        recallers: dict[str, Recalls] = {}
         if subject.checkpoint is not None:
             eager = _eager_backend(subject.checkpoint, num_interests, num_threads)
             recallers[EAGER] = stack.enter_context(_over(eager, bundle, num_threads))
         recallers[ENGINE] = stack.enter_context(Engine.load(bundle.path, num_threads=num_threads))
         recallers[STEPWISE] = stack.enter_context(_over(_stepwise_backend(bundle, num_threads), bundle, num_threads))
+        if num_interests in bundle.manifest.recalls:
+            recallers[IN_GRAPH] = stack.enter_context(in_graph(bundle, num_threads=num_threads))
         client = RecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=num_threads)
         recallers[TRITON] = stack.enter_context(client)
         yield Contenders(recallers, stack.enter_context(open_account(bundle, url, num_interests=num_interests)))
@@ -114,6 +120,15 @@ def open_account(bundle: Bundle, url: str, *, num_interests: int) -> Iterator[Se
     )
     with closing(observer):
         yield ServerAccount(observer, interests_spec(num_interests).name)
+
+
+@contextmanager
+def in_graph(bundle: Bundle, *, num_threads: int) -> Iterator[RemoteRecall]:
+    """Recall by a bundle's graphs that recall, run in this process."""
+    needed = {graph.name: bundle.graphs()[graph.name] for graph in (PREFILL, DECODE)}
+    graphs = {**needed, **bundle.recall_graphs()}
+    with closing(OnnxRuntimeBackend(graphs, bundle.manifest.model, num_threads=num_threads)) as backend:
+        yield RemoteRecall(GraphCodec.of(bundle), backend.run)
 
 
 def draw_batches(bundle: Bundle, *, batch: int, num_batches: int, quotas: tuple[int, ...]) -> list[list[RecallRequest]]:
@@ -146,5 +161,5 @@ def _stepwise_backend(bundle: Bundle, num_threads: int) -> Backend:
     return OnnxRuntimeBackend(graphs, bundle.manifest.model, num_threads=num_threads)
 
 
-def _recalled(recaller: Recaller, batches: Sequence[Batch]) -> list[tuple[ItemId, ...]]:
+def _recalled(recaller: Recalls, batches: Sequence[Batch]) -> list[tuple[ItemId, ...]]:
     return [answer.item_ids for batch in batches for answer in recaller.recall_many(batch)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from recgpt.bench.results import Fact, Row
 from recgpt.bench.server_statistics import ServerAccount
-from recgpt.recall.recaller import Recaller
+from recgpt.one_hop.answering import Recalls
 from recgpt.types import RecallRequest
 
 # Threads start within milliseconds; this only keeps one that fails to from holding the others for ever.
@@ -32,7 +32,7 @@ class Load:
 
 
 def run_load(
-    recaller: Recaller,
+    recaller: Recalls,
     requests: Sequence[RecallRequest],
     *,
     num_clients: int,
@@ -84,7 +84,7 @@ def run_load(
 
 def served_load(
     name: str,
-    recaller: Recaller,
+    recaller: Recalls,
     account: ServerAccount,
     requests: Sequence[RecallRequest],
     *,

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 from recgpt.bench.server_statistics import ServerAccount
 from recgpt.bench.timing import Sample
-from recgpt.recall.recaller import Recaller
+from recgpt.one_hop.answering import Recalls
 from recgpt.types import RecallRequest
 
 STAGES = ("encode", "network", "queue", "interests", "search", "merge")
 
 
-def time_recall(recaller: Recaller, requests: Sequence[RecallRequest]) -> Sample:
+def time_recall(recaller: Recalls, requests: Sequence[RecallRequest]) -> Sample:
     """Times one ``recall_many``; ``merge`` is all that follows the search: quotas, and rows back to ids."""
     started = time.perf_counter_ns()
     answers = recaller.recall_many(requests)
@@ -30,7 +30,7 @@ def time_recall(recaller: Recaller, requests: Sequence[RecallRequest]) -> Sample
     return Sample(total_ns=total, stages_ns=before_merge | {"merge": total - sum(before_merge.values())})
 
 
-def time_served_recall(recaller: Recaller, requests: Sequence[RecallRequest], account: ServerAccount) -> Sample:
+def time_served_recall(recaller: Recalls, requests: Sequence[RecallRequest], account: ServerAccount) -> Sample:
     """Times one ``recall_many`` over a server that nobody else uses, and splits what the model's stage took.
 
     By the server's own account: ``queue``, and ``interests``, which is copying in and running. ``network`` is the rest

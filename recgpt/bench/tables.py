@@ -14,9 +14,16 @@ from recgpt.bench.stages import STAGES
 def show_recall_latency(result: Result, console: Console) -> None:
     """One table a batch size, stages down and contenders across; then what many clients at once saw."""
     for batch, rows in result.calls_by_batch().items():
-        console.print(_latency_table(batch, rows), "")
+        _print_whole(_latency_table(batch, rows), console)
     if load := [row for row in result.rows if not row.stages_ns]:
         console.print(_load_table(load))
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Prints a table no column of which is cut, though it be wider than the terminal; an empty line behind it."""
+    widest = console.measure(table, options=console.options.update(width=1000)).maximum
+    wide = console if widest <= console.width else Console(file=console.file, width=widest)
+    wide.print(table, "")
 
 
 def _latency_table(batch: int, rows: Sequence[Row]) -> Table:
@@ -101,3 +108,29 @@ def show_mixed_lengths(result: Result, console: Console) -> None:
         table.add_row(row.name, *setting, *map(significant, medians), *ratios)
     console.print(table, "")
     console.print(_load_table([row for row in result.rows if not row.stages_ns]))
+
+
+def show_serving_layouts(result: Result, console: Console) -> None:
+    """One table of single calls, then one a number of clients; layouts down."""
+    groups: dict[tuple[Fact, Fact], list[Row]] = {}
+    for row in result.rows:
+        groups.setdefault((row.facts["mode"], row.facts["clients"]), []).append(row)
+    for (mode, clients), rows in groups.items():
+        title = "one call after the other" if mode == "calls" else f"{clients} client(s) at once"
+        table = Table(title=title, title_justify="left", title_style="bold", box=None)
+        for heading in ("", "ms, p50 p90 p99", "over the engine", "times empty", "requests/s", "same lists", "a run"):
+            table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+        for row in rows:
+            facts = row.facts
+            runs = facts.get("num_executions")
+            joined = None if not runs else float(facts["num_inferences"] or 0) / float(runs)
+            table.add_row(
+                row.name,
+                _three(row.latency_ms),
+                f"{facts['overhead_ms']:+.2f} ms",
+                _or_dash(facts["ratio_to_empty"], ".2f"),
+                f"{facts['throughput']:,.0f}",
+                _or_dash(facts["identical_lists"], ".1%"),
+                _or_dash(joined, ".1f"),
+            )
+        _print_whole(table, console)

@@ -16,7 +16,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 RESULT = Path("benchmarks/results/recall_latency.json")
 SCRIPT = CHECKOUT / "benchmarks" / "recall_latency.py"
 
-CONTENDERS = ["eager", "engine", "engine, KV cache", "Triton"]
+CONTENDERS = ["eager", "engine", "engine, KV cache", "engine, in-graph top-k", "Triton"]
 IN_PROCESS = {"encode", "interests", "search", "merge"}
 
 # Two items whose scores differ by less than float32's rounding may change places; a few of 256 lists may hold such two.
