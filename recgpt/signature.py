@@ -24,6 +24,9 @@ INTERESTS = "interests"
 NEXT_IDS = "next_ids"
 GENERATED_IDS = "generated_ids"
 
+ITEM_MATRIX = "item_matrix"
+"""Not at the border: the weight (V + 1, D) by which items are scored, row 0 for padding, where a graph holds it."""
+
 INT64 = "int64"
 FLOAT32 = "float32"
 

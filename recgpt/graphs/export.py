@@ -27,7 +27,7 @@ from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Graph, Interests, Prefill
-from recgpt.graphs.onnx_writer import Scan, write_onnx
+from recgpt.graphs.onnx_writer import Precision, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
@@ -43,6 +43,8 @@ from recgpt.types import RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
 TOLERANCE = 1e-4
+# float16 holds 11 bits, an error of up to 5e-4 of weights of about 1, with the same room.
+HALF_TOLERANCE = 5e-2
 PACKAGES = ("recgpt", "torch", "onnx", "onnxscript", "numpy")
 
 Say = Callable[[str], None]
@@ -56,23 +58,31 @@ class GraphFormat:
         name: as in the manifest.
         write: writes one graph; the digest of the item matrix goes into the file where the format has room for it.
         backend: loads the files, for the parity check.
+        precision: of the tables, as in the manifest.
+        tolerance: largest difference from PyTorch that the precision can explain.
     """
 
     name: str
     write: Callable[[Graph, Path, str], None]
     backend: Callable[[Mapping[str, Path], ModelSpec], Backend]
+    precision: str = Precision.FLOAT32
+    tolerance: float = TOLERANCE
 
 
-def onnx_format(scan: Scan) -> GraphFormat:
-    """ONNX files whose graphs look for the next item in this way."""
+def onnx_format(precision: Precision) -> GraphFormat:
+    """ONNX files of this precision."""
     return GraphFormat(
         name="onnx",
-        write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}, scan=scan),
+        write=lambda graph, path, digest: write_onnx(
+            graph, path, metadata={"item_matrix_sha256": digest}, precision=precision
+        ),
         backend=OnnxRuntimeBackend,
+        precision=precision.value,
+        tolerance=HALF_TOLERANCE if precision is Precision.FLOAT16 else TOLERANCE,
     )
 
 
-ONNX = onnx_format(Scan.INT8)
+ONNX = onnx_format(Precision.INT8)
 TORCHSCRIPT = GraphFormat(
     name="torchscript",
     write=lambda graph, path, digest: write_torchscript(graph, path),
@@ -130,7 +140,7 @@ def export_bundle(
         batches = _parity_batches(checkpoint, catalogue, reference.spec, max(num_interests))
         report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
         candidate.close()
-        report.require(TOLERANCE)
+        report.require(graph_format.tolerance)
         num_interactions = int(checkpoint.popularity.sum())
         (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
         write_manifest(folder, manifest)
@@ -174,7 +184,7 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         version=version,
         model=reference.spec,
         graph_format=graph_format.name,
-        dtype="float32",
+        dtype=graph_format.precision,
         num_interests=tuple(sorted(reference.fused)),
         training=checkpoint.training,
         item_matrix_sha256=vectors_digest(item_matrix(checkpoint.decoder)[1:]),
