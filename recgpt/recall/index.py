@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
+from recgpt.recall.index_memory import read_flat
 from recgpt.types import Float32Array, Int64Array
 
 # Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
@@ -44,6 +44,7 @@ class ItemIndex:
         self._searcher = index
         self._rows = np.arange(1, index.ntotal + 1, dtype=np.int64) if rows is None else rows
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
+        self._item_matrix: Float32Array | None = None
         self._lock: threading.Lock | None = None
         if self._faiss.get_num_gpus() > 0:
             # Faiss GPU indexes are not thread-safe, not even for searches.
@@ -66,21 +67,19 @@ class ItemIndex:
         Raises:
             BundleCorruptError: the file is missing or not such an index.
         """
-        faiss = require("faiss")
-        try:
-            index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
-        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
-        return cls(index, num_threads=num_threads)
+        index, matrix = read_flat(path)
+        loaded = cls(index, num_threads=num_threads)
+        loaded._item_matrix = matrix
+        return loaded
 
     def without(self, rows: Iterable[int]) -> ItemIndex:
         """The same index with some rows left out, so that they can never be found."""
         kept = ~np.isin(self._rows, list(rows))
         index = self._faiss.IndexFlatIP(self.size)
         index.add(self.vectors()[kept])
-        return ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+        left = ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+        left._item_matrix = self._item_matrix
+        return left
 
     def save(self, path: Path) -> None:
         """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
@@ -95,6 +94,14 @@ class ItemIndex:
     def size(self) -> int:
         """D, width of a vector."""
         return int(self._index.d)
+
+    @property
+    def item_matrix(self) -> Float32Array | None:
+        """(V + 1, D), row 0 zero: what was loaded, with all rows; searched in place where none is left out.
+
+        For others to use too instead of a copy; not to be changed. None if the index was not loaded.
+        """
+        return self._item_matrix
 
     def vectors(self) -> Float32Array:
         """The item vectors (V, D) float32 in row order, so that row r stands at r - 1 where none is left out."""
