@@ -21,6 +21,12 @@ from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 
+EXACT: Mapping[str, str] = {"use_tf32": "0"}
+"""Options of CUDA: products in float32; its default has 10 bits behind the point, and lists would differ."""
+
+REPLAYED: Mapping[str, str] = {**EXACT, "enable_cuda_graph": "1"}
+"""The same, with kernels recorded once and replayed; for sessions that run on bound memory only."""
+
 _ORT_DTYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
@@ -115,7 +121,8 @@ class OnnxRuntimeBackend(GraphBackend):
         if not Path(path).is_file():
             raise BundleError(f"{path} is missing; export the checkpoint again")
         try:
-            session = self._ort.InferenceSession(str(path), options, providers=list(providers))
+            exact = [(provider, dict(EXACT)) if provider == CUDA else provider for provider in providers]
+            session = self._ort.InferenceSession(str(path), options, providers=exact)
         except self._ort_errors as error:
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load the graph; export the checkpoint again: {error}"

@@ -95,7 +95,7 @@ def _recall_in_stages(bundle: Bundle, *, shares: bool) -> dict[str, int]:
     with Recaller(backend, index, catalogue, prompt_tuned=True) as recaller:
         for example in (bundle.examples() * _NUM_RECALLS)[:_NUM_RECALLS]:
             recaller.recall_many([RecallRequest(history=example.history, k=10, quotas=quotas)])
-    found["recall"] = _resident_bytes()
+        found["recall"] = _resident_bytes()
     return found | {"peak": _peak_bytes()}
 
 

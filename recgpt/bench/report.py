@@ -99,9 +99,10 @@ def write_report(results: Path, out: Path) -> Written:
 
 
 def _gpu(folder: Path, out: Path) -> str:
+    sections = {GPU: any_result, **{name: render for name, (_, render) in SECTIONS.items()}}
     parts = [
         _markdown(_section(folder / f"{name}.json", render), folder / f"{name}.json", out)
-        for name, (_, render) in SECTIONS.items()
+        for name, render in sections.items()
         if (folder / f"{name}.json").is_file()
     ]
     return "\n\n".join(["# On a GPU", *(parts or ["not measured"])])

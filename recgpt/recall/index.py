@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,9 @@ from typing import Any
 import numpy as np
 
 from recgpt.extras import require
+from recgpt.recall.index_gpu import MAX_FETCH, GpuSearcher
 from recgpt.recall.index_memory import read_flat
 from recgpt.types import Float32Array, Int64Array
-
-# Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
-_MAX_GPU_FETCH = 2048
-
 
 # Below this many queries a search runs in the calling thread.
 _MIN_QUERIES_PER_THREAD = 32
@@ -41,15 +37,10 @@ class ItemIndex:
     def __init__(self, index: Any, *, num_threads: int | None = None, rows: Int64Array | None = None) -> None:
         self._faiss = require("faiss")
         self._index = index
-        self._searcher = index
         self._rows = np.arange(1, index.ntotal + 1, dtype=np.int64) if rows is None else rows
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
         self._item_matrix: Float32Array | None = None
-        self._lock: threading.Lock | None = None
-        if self._faiss.get_num_gpus() > 0:
-            # Faiss GPU indexes are not thread-safe, not even for searches.
-            self._lock = threading.Lock()
-            self._searcher = self._faiss.index_cpu_to_gpu(self._faiss.StandardGpuResources(), 0, index)
+        self._gpu = GpuSearcher(index) if self._faiss.get_num_gpus() > 0 else None
 
     @classmethod
     def build(cls, item_matrix: Float32Array) -> ItemIndex:
@@ -144,11 +135,8 @@ class ItemIndex:
                 return rows[0, :fetch], scores[0, :fetch]
 
     def _search_sorted(self, queries: Float32Array, fetch: int) -> tuple[Int64Array, Float32Array]:
-        if self._lock is None or fetch > _MAX_GPU_FETCH:
-            scores, positions = self._index.search(queries, fetch)
-        else:
-            with self._lock:
-                scores, positions = self._searcher.search(queries, fetch)
+        searcher = self._index if self._gpu is None or fetch > MAX_FETCH else self._gpu
+        scores, positions = searcher.search(queries, fetch)
         rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
