@@ -24,6 +24,14 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The machine's own packages are seen too, so that only what it lacks need be among the wheels.
+gpu:
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(if $(WHEELS),$(GPU_PIP) --no-index --no-deps $(wildcard $(WHEELS)/*.whl),$(GPU_PIP) --constraint constraints.txt $(GPU_EXTRAS))
+	$(GPU_PIP) --no-index --no-deps --no-build-isolation --editable .
+	$(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
+	$(GPU_VENV)/bin/python benchmarks/gpu.py $(if $(QUICK),--quick)
+
 # torch first and by itself: the pinned version takes the CPU build where pip is offered one.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else f"recgpt needs Python 3.11 or newer, this is {sys.version.split()[0]}: make PYTHON=python3.11")'
@@ -33,4 +41,4 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) artifacts
+	rm -rf $(VENV) $(GPU_VENV) artifacts

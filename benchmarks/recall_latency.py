@@ -92,7 +92,7 @@ def recall_latency(
         rows=tuple(rows),
     )
     result.save(out)
-    plot_recall_latency(out, out.with_suffix(".png"))
+    plot_recall_latency(result, out.with_suffix(".png"))
     show_recall_latency(result, console)
     console.print(f"wrote {out} and {out.with_suffix('.png')}", markup=False, soft_wrap=True)
 

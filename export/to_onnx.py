@@ -12,7 +12,7 @@ import typer
 
 from recgpt.cli import console, run_script
 from recgpt.graphs.export import export_bundle, onnx_format
-from recgpt.graphs.onnx_writer import Scan
+from recgpt.graphs.onnx_writer import Precision
 from recgpt.model.checkpoint import load_checkpoint
 from recgpt.tables import show_parity
 
@@ -28,16 +28,19 @@ def to_onnx(
     evaluation: Annotated[
         Path | None, typer.Option(help="What recgpt evaluate --json wrote, for the model card.")
     ] = None,
-    scan: Annotated[
-        Scan,
-        typer.Option(help="How generation looks for the best item: int8 and exact scores of the best; or float32."),
-    ] = Scan.INT8,
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="int8: the next item is looked for in 8 bits, then scored exactly. float32: all items are scored. "
+            "float16: the same from tables of half the size."
+        ),
+    ] = Precision.INT8,
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(
         load_checkpoint(checkpoint),
         out,
-        onnx_format(scan),
+        onnx_format(precision),
         model_repository=model_repository,
         evaluation=evaluation,
         say=console.print,

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.backends.base import ModelSpec
 from recgpt.data.ids import UNKNOWN_ROW, IdMap
@@ -56,7 +57,7 @@ class Manifest:
         version: number that orders exports, and Triton's model version: UTC time as YYYYMMDDhhmmss.
         model: sizes of the model.
         graph_format: ``onnx`` or ``torchscript``.
-        dtype: element type of weights and interests.
+        dtype: precision of the graphs' tables, ``float32``, ``float16`` or ``int8``; interests are float32 in any case.
         num_interests: the J of each fused graph.
         training: what the model went through.
         item_matrix_sha256: of the item vectors, (V, D) float32 in row order; graphs and index must carry the same.
@@ -216,6 +217,15 @@ class Bundle:
                 "export the checkpoint again"
             )
         return index.without(self.catalogue().deleted) if self.deleted else index
+
+    def graph_matrix(self, index: ItemIndex) -> NDArray[Any] | None:
+        """The item matrix as this bundle's graphs hold it, so that all of them can use one; None if it must be theirs.
+
+        Args:
+            index: what ``index`` gave; graphs of float32 then share its memory.
+        """
+        matrix = index.item_matrix
+        return matrix.astype(np.float16) if matrix is not None and self.manifest.dtype == "float16" else matrix
 
     def examples(self) -> list[Example]:
         """Histories to try, checked."""

@@ -48,7 +48,11 @@ class Engine(LiveRecaller):
             check_onnx(opened)
             index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
             backend = OnnxRuntimeBackend(
-                opened.graphs(), opened.manifest.model, num_threads=num_threads, providers=providers
+                opened.graphs(),
+                opened.manifest.model,
+                num_threads=num_threads,
+                providers=providers,
+                item_matrix=opened.graph_matrix(index),
             )
             recaller = Recaller(backend, index, catalogue, prompt_tuned=opened.manifest.training.is_prompt_tuned)
             check_fingerprint(backend, catalogue, opened, who="ONNX Runtime")

@@ -38,6 +38,9 @@ BLOCKED = "blocked"
 ALLOWED = "allowed"
 FACTS = "facts"
 
+ITEM_MATRIX = "item_matrix"
+"""Not at the border: the weight (V + 1, D) by which items are scored, row 0 for padding, where a graph holds it."""
+
 INT64 = "int64"
 FLOAT32 = "float32"
 STRING = "string"

@@ -7,16 +7,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens, check_tokens
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
 from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers, recall_numbers
-from recgpt.errors import BundleError, ConfigError
+from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
-from recgpt.signature import PREFILL, GraphSpec, TensorSpec, graph_spec
+from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+
+EXACT: Mapping[str, str] = {"use_tf32": "0"}
+"""Options of CUDA: products in float32; its default has 10 bits behind the point, and lists would differ."""
+
+REPLAYED: Mapping[str, str] = {**EXACT, "enable_cuda_graph": "1"}
+"""The same, with kernels recorded once and replayed; for sessions that run on bound memory only."""
 
 _ORT_DTYPES = {"int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -33,6 +42,8 @@ class OnnxRuntimeBackend(GraphBackend):
         spec: sizes of the exported model; the files are held against them.
         num_threads: threads of one call; None leaves it to ONNX Runtime (one a core).
         providers: execution providers in order of preference; None takes CUDA where it works, else the CPU.
+        item_matrix: (at least V + 1, D), the item matrix of these graphs, of the type that they hold: all of them use
+            this memory instead of a copy each. None leaves every graph its own.
 
     Raises:
         BundleError: a graph is missing, damaged, or has other tensors than its signature says.
@@ -47,6 +58,7 @@ class OnnxRuntimeBackend(GraphBackend):
         *,
         num_threads: int | None = None,
         providers: Sequence[str] | None = None,
+        item_matrix: NDArray[Any] | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
@@ -58,6 +70,8 @@ class OnnxRuntimeBackend(GraphBackend):
         self._ort_errors: tuple[type[Exception], ...] = (*found, RuntimeError, ValueError)
         options = self._options(num_threads)
         chosen = self._chosen(providers)
+        # Sessions do not keep it alive. Other devices have memory of their own.
+        self._shared = self._share(item_matrix, options) if item_matrix is not None and chosen[0] == CPU else None
         self._sessions = {name: self._session(name, path, options, chosen) for name, path in graphs.items()}
         if providers is not None:
             self._refuse_fallback(providers[0])
@@ -108,8 +122,9 @@ class OnnxRuntimeBackend(GraphBackend):
         if not Path(path).is_file():
             raise BundleError(f"{path} is missing; export the checkpoint again")
         try:
+            exact = [(provider, dict(EXACT)) if provider == CUDA else provider for provider in providers]
             # By its bytes: whatever a made-up file says, ONNX Runtime then reads no other one.
-            session = self._ort.InferenceSession(Path(path).read_bytes(), options, providers=list(providers))
+            session = self._ort.InferenceSession(Path(path).read_bytes(), options, providers=exact)
         except self._ort_errors as error:
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load the graph; export the checkpoint again: {error}"
@@ -128,6 +143,17 @@ class OnnxRuntimeBackend(GraphBackend):
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
         return options
+
+    def _share(self, item_matrix: NDArray[Any], options: Any) -> Any:
+        """ONNX Runtime checks neither type nor shape; with wrong ones it reads other memory."""
+        rows, width = self._spec.num_items + 1, self._spec.hidden_size
+        if item_matrix.ndim != 2 or len(item_matrix) < rows or item_matrix.shape[1] != width:
+            raise BundleMismatchError(
+                f"item_matrix has shape {item_matrix.shape}; expected ({rows}, {width}), one row an item and row 0"
+            )
+        shared = self._ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(item_matrix[:rows]))
+        options.add_initializer(ITEM_MATRIX, shared)
+        return shared
 
     def _chosen(self, providers: Sequence[str] | None) -> Sequence[str]:
         available = self._ort.get_available_providers()

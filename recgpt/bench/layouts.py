@@ -23,7 +23,7 @@ from recgpt.one_hop.engine_codec import EngineCodec
 from recgpt.one_hop.graph_codec import GraphCodec
 from recgpt.one_hop.remote import Infer, RemoteRecall
 from recgpt.serving.engine_files import EngineFiles
-from recgpt.serving.repository import CONFIG, engine_config, model_config, write_repository
+from recgpt.serving.repository import CONFIG, engine_configs, model_config, write_repository
 from recgpt.serving.server import TritonServer
 from recgpt.signature import INT64, GraphSpec, TensorSpec, interests_spec, recall_spec
 from recgpt.types import Candidates, RecallRequest
@@ -152,7 +152,7 @@ def _empty_spec(name: str) -> GraphSpec:
 def _write_empty(repository: Path, version: int) -> None:
     """Puts the two models that give back what they get into a repository."""
     by_onnx, by_python = _empty_spec("empty_onnx"), _empty_spec("empty_python")
-    configs = {by_onnx.name: model_config(by_onnx, {}), by_python.name: engine_config(by_python)}
+    configs = {by_onnx.name: model_config(by_onnx, {}), by_python.name: engine_configs(by_python)[CONFIG]}
     for name, config in configs.items():
         (repository / name / str(version)).mkdir(parents=True)
         (repository / name / CONFIG).write_text(config)

@@ -28,18 +28,16 @@ MARKERS: dict[str, dict[str, Any]] = {
 }
 
 
-def plot_recall_latency(source: Path, target: Path) -> None:
+def plot_recall_latency(result: Result, target: Path) -> None:
     """Draws latency and stages by contender, one column a batch size.
 
     Args:
-        source: JSON of ``benchmarks/recall_latency.py``.
+        result: of ``benchmarks/recall_latency.py``.
         target: PNG to write.
 
     Raises:
-        DataError: ``source`` is not such a JSON.
         OutputError: ``target`` cannot be written.
     """
-    result = Result.load(source)
     groups = result.calls_by_batch()
     # Legend and footnote get strips of their own, which the layout would put one over the other.
     layout = ConstrainedLayoutEngine(rect=(0.0, 0.085, 1.0, 0.915), hspace=0.06, wspace=0.03)

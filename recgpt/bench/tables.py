@@ -134,3 +134,57 @@ def show_serving_layouts(result: Result, console: Console) -> None:
                 _or_dash(joined, ".1f"),
             )
         _print_whole(table, console)
+
+
+MEMORY = ("start", "libraries", "index", "graphs", "recall", "peak")
+
+
+def memory_rows(result: Result) -> list[list[str]]:
+    """The result's memory, a line a process: what it is, items, and megabytes after each stage."""
+    return [
+        [
+            str(found["row"]),
+            f"{found['num_items']:,}",
+            str(found["num_graphs"]),
+            *(f"{found[stage] / 1e6:,.0f}" for stage in MEMORY),
+        ]
+        for found in result.method["memory"]
+    ]
+
+
+MEMORY_HEADING = ("resident MB after", "items", "graphs", *MEMORY)
+
+
+def show_concurrency(result: Result, console: Console) -> None:
+    """One line a number of clients; then memory by stage."""
+    table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)
+    for heading in ("clients", "ms, p50 p90 p99", "requests/s", "to one"):
+        table.add_column(heading, justify="right")
+    for row in result.rows:
+        numbers = (f"{row.facts['throughput']:,.0f}", _or_dash(row.facts["ratio_to_one"], ".2f"))
+        table.add_row(str(row.facts["clients"]), _three(row.latency_ms), *numbers)
+    console.print(table, "")
+    table = Table(*MEMORY_HEADING, box=None)
+    for cells in memory_rows(result):
+        table.add_row(*cells)
+    console.print(table)
+
+
+def show_precision(result: Result, console: Console) -> None:
+    """One line a precision and setting."""
+    table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)
+    for heading in ("", "batch", "history", "ms, p50", "to floor", "MB", "same items", "same lists"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in result.rows:
+        num_bytes = row.facts.get("graph_bytes")
+        table.add_row(
+            row.name,
+            str(row.facts["batch"]),
+            str(row.facts["history"]),
+            significant(row.latency_ms["p50"]),
+            _or_dash(row.facts["ratio_to_floor"], ".2f"),
+            "-" if num_bytes is None else f"{float(num_bytes) / 1e6:.1f}",
+            _or_dash(row.facts.get("identical_items"), ".2%"),
+            _or_dash(row.facts.get("identical_lists"), ".2%"),
+        )
+    console.print(table)

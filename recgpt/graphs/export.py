@@ -27,7 +27,7 @@ from recgpt.eager import catalogue_of, item_matrix
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Interests, Prefill
-from recgpt.graphs.onnx_writer import Scan, write_onnx
+from recgpt.graphs.onnx_writer import Precision, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
 from recgpt.graphs.recall import Graph, Recall
 from recgpt.graphs.torchscript_writer import write_torchscript
@@ -45,6 +45,8 @@ from recgpt.types import RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
 TOLERANCE = 1e-4
+# float16 holds 11 bits, an error of up to 5e-4 of weights of about 1, with the same room.
+HALF_TOLERANCE = 5e-2
 PACKAGES = ("recgpt", "torch", "onnx", "onnxscript", "numpy")
 
 Say = Callable[[str], None]
@@ -59,25 +61,33 @@ class GraphFormat:
         write: writes one graph; the digest of the item matrix goes into the file where the format has room for it.
         backend: loads the files, for the parity check.
         recalls: whether graphs that recall can be written in it.
+        precision: of the tables, as in the manifest.
+        tolerance: largest difference from PyTorch that the precision can explain.
     """
 
     name: str
     write: Callable[[Graph, Path, str], None]
     backend: Callable[[Mapping[str, Path], ModelSpec], RecallBackend]
     recalls: bool
+    precision: str = Precision.FLOAT32
+    tolerance: float = TOLERANCE
 
 
-def onnx_format(scan: Scan) -> GraphFormat:
-    """ONNX files whose graphs look for the next item in this way."""
+def onnx_format(precision: Precision) -> GraphFormat:
+    """ONNX files of this precision."""
     return GraphFormat(
         name="onnx",
-        write=lambda graph, path, digest: write_onnx(graph, path, metadata={"item_matrix_sha256": digest}, scan=scan),
+        write=lambda graph, path, digest: write_onnx(
+            graph, path, metadata={"item_matrix_sha256": digest}, precision=precision
+        ),
         backend=OnnxRuntimeBackend,
         recalls=True,
+        precision=precision.value,
+        tolerance=HALF_TOLERANCE if precision is Precision.FLOAT16 else TOLERANCE,
     )
 
 
-ONNX = onnx_format(Scan.INT8)
+ONNX = onnx_format(Precision.INT8)
 TORCHSCRIPT = GraphFormat(
     name="torchscript",
     write=lambda graph, path, digest: write_torchscript(graph, path),
@@ -141,7 +151,7 @@ def export_bundle(
         batches = _parity_batches(checkpoint, catalogue, reference.spec, max([*num_interests, *recalls]))
         report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
         candidate.close()
-        report.require(TOLERANCE)
+        report.require(graph_format.tolerance)
         num_interactions = int(checkpoint.popularity.sum())
         (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
         write_manifest(folder, manifest)
@@ -186,7 +196,7 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         version=version,
         model=reference.spec,
         graph_format=graph_format.name,
-        dtype="float32",
+        dtype=graph_format.precision,
         num_interests=tuple(sorted(reference.fused)),
         recalls=tuple(sorted(reference.recalls)),
         training=checkpoint.training,

@@ -26,11 +26,13 @@ from torch.onnx import OnnxExporterError
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
 from recgpt.graphs.guard import guarded
+from recgpt.graphs.half import halve_tables
 from recgpt.graphs.modules import NextItem
 from recgpt.graphs.recall import Graph
 from recgpt.graphs.scan import ZERO, ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
 from recgpt.model.decoder import Decoder
+from recgpt.signature import ITEM_MATRIX
 
 # The oldest set that has Gelu as one operator; ONNX Runtime has loaded it, and the IR version 10 that the exporter
 # writes with it, since 1.18.
@@ -40,32 +42,40 @@ OPSET = 20
 MAX_BYTES = 2**31 - 1
 
 
-class Scan(StrEnum):
-    """How a graph looks for the next item.
+class Precision(StrEnum):
+    """In which numbers a graph holds the catalogue and looks for the next item.
 
     Attributes:
-        INT8: through the whole catalogue in 8 bits, the best of which are then scored exactly.
-        FLOAT32: by exact scores of the whole catalogue; for execution providers without integer products, as on GPUs.
+        FLOAT32: all of it; every item is scored. For execution providers without integer products, as on GPUs.
+        FLOAT16: as float32, but tables are stored in half precision, so files are half as large.
+        INT8: tables in float32 and the catalogue in 8 bits besides, through which the next item is looked for; the best
+            are then scored in float32.
     """
 
-    INT8 = "int8"
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    INT8 = "int8"
 
 
-_NEXT_ITEMS: Mapping[Scan, Callable[[Decoder], nn.Module]] = {Scan.INT8: ScannedNextItem, Scan.FLOAT32: NextItem}
+_NEXT_ITEMS: Mapping[Precision, Callable[[Decoder], nn.Module]] = {
+    Precision.FLOAT32: NextItem,
+    Precision.FLOAT16: NextItem,
+    Precision.INT8: ScannedNextItem,
+}
 
 
-def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], scan: Scan = Scan.INT8) -> None:
+def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], precision: Precision = Precision.INT8) -> None:
     """Exports one graph to a single file, weights inside.
 
     Args:
         graph: what to export; it is not changed.
         path: the file, wholly written or not at all.
         metadata: goes into the file's ``metadata_props``.
-        scan: how the next item is looked for.
+        precision: of the catalogue, and of the search for the next item.
 
     Raises:
-        ExportError: a weight is NaN or infinite, the model is too large for one file, or the exporter refuses it.
+        ExportError: a weight is NaN, infinite or beyond the precision, the model is too large for one file, or the
+            exporter refuses it.
         OutputError: the file cannot be written.
     """
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.decoder.state_dict().values())
@@ -74,8 +84,11 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], scan: S
             f"{graph.spec.name}: the weights have {num_bytes} bytes; expected at most {MAX_BYTES} in one ONNX file. "
             f"Use a smaller hidden_size or a smaller catalogue"
         )
-    model = _export(export_copy(graph, _NEXT_ITEMS[scan]))
+    model = _export(export_copy(graph, _NEXT_ITEMS[precision]))
     optimize_ir(model, should_fold=_may_fold)
+    if precision is Precision.FLOAT16:
+        halve_tables(model)
+    _name_item_matrix(model, graph.decoder)
     # Each node carries the stack trace that made it, with paths of this machine.
     ClearMetadataAndDocStringPass()(model)
     model.graph.name = graph.spec.name
@@ -109,6 +122,14 @@ def _export(graph: Graph) -> onnx_ir.Model:
     if program is None:
         raise ExportError(f"{spec.name}: PyTorch's ONNX exporter gave no model; install the pinned versions of torch")
     return program.model
+
+
+def _name_item_matrix(model: onnx_ir.Model, decoder: Decoder) -> None:
+    """Gives the item matrix the same name in all graphs, so that a process can hold it once."""
+    ending = ".item_embedding.weight" if decoder.output is None else ".output.weight"
+    for name, table in list(model.graph.initializers.items()):
+        if name.endswith(ending):
+            table.name = ITEM_MATRIX
 
 
 @contextlib.contextmanager

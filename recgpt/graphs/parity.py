@@ -89,7 +89,7 @@ class ParityReport:
                 f"generated_ids: {self.num_generated - self.num_generated_equal} of {self.num_generated} items differ "
                 f"from PyTorch's, one by more than a near-tie: an error of {self.generated_error:.3g} in the interest "
                 f"would explain it, expected at most {tolerance:.3g}. Do not serve this export; where the next item is "
-                f"looked for in 8 bits, export with exact scores: --scan float32"
+                f"looked for in 8 bits, export with exact scores: --precision float32"
             )
 
 

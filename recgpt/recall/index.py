@@ -5,29 +5,22 @@ Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is on
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
 from recgpt.recall.index_filter import MAX_SCORED, Find, Found, score_each, selected, sifted
+from recgpt.recall.index_gpu import MAX_FETCH, GpuSearcher
+from recgpt.recall.index_memory import read_flat
 from recgpt.types import Float32Array, Int64Array
-
-# Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
-_MAX_GPU_FETCH = 2048
-
 
 # Below this many queries a search runs in the calling thread.
 _MIN_QUERIES_PER_THREAD = 32
-
-_READING = threading.Lock()
 
 
 class ItemIndex:
@@ -45,14 +38,10 @@ class ItemIndex:
     def __init__(self, index: Any, *, num_threads: int | None = None, rows: Int64Array | None = None) -> None:
         self._faiss = require("faiss")
         self._index = index
-        self._searcher = index
         self._rows = np.arange(1, index.ntotal + 1, dtype=np.int64) if rows is None else rows
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
-        self._lock: threading.Lock | None = None
-        if self._faiss.get_num_gpus() > 0:
-            # Faiss GPU indexes are not thread-safe, not even for searches.
-            self._lock = threading.Lock()
-            self._searcher = self._faiss.index_cpu_to_gpu(self._faiss.StandardGpuResources(), 0, index)
+        self._item_matrix: Float32Array | None = None
+        self._gpu = GpuSearcher(index) if self._faiss.get_num_gpus() > 0 else None
 
     @classmethod
     def build(cls, item_matrix: Float32Array) -> ItemIndex:
@@ -70,22 +59,19 @@ class ItemIndex:
         Raises:
             BundleCorruptError: the file is missing or not such an index.
         """
-        faiss = require("faiss")
-        try:
-            with _limits_of(faiss, path):
-                index = faiss.read_index(str(path))
-        except (OSError, RuntimeError) as error:
-            raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
-        if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
-            raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
-        return cls(index, num_threads=num_threads)
+        index, matrix = read_flat(path)
+        loaded = cls(index, num_threads=num_threads)
+        loaded._item_matrix = matrix
+        return loaded
 
     def without(self, rows: Iterable[int]) -> ItemIndex:
         """The same index with some rows left out, so that they can never be found."""
         kept = ~np.isin(self._rows, list(rows))
         index = self._faiss.IndexFlatIP(self.size)
         index.add(self.vectors()[kept])
-        return ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+        left = ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+        left._item_matrix = self._item_matrix
+        return left
 
     def save(self, path: Path) -> None:
         """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
@@ -105,6 +91,14 @@ class ItemIndex:
     def size(self) -> int:
         """D, width of a vector."""
         return int(self._index.d)
+
+    @property
+    def item_matrix(self) -> Float32Array | None:
+        """(V + 1, D), row 0 zero: what was loaded, with all rows; searched in place where none is left out.
+
+        For others to use too instead of a copy; not to be changed. None if the index was not loaded.
+        """
+        return self._item_matrix
 
     def vectors(self) -> Float32Array:
         """The item vectors (V, D) float32 in row order, so that row r stands at r - 1 where none is left out."""
@@ -134,8 +128,8 @@ class ItemIndex:
             found, scores = self._sorted(*score_each(self._index, queries, positions))
             return found[:, :k], scores[:, :k]
         find = selected(self._index, positions)
-        if self._lock is not None:
-            find = sifted(self._find, self.num_items, positions, max_fetch=_MAX_GPU_FETCH, otherwise=find)
+        if self._gpu is not None:
+            find = sifted(self._find, self.num_items, positions, max_fetch=MAX_FETCH, otherwise=find)
         return self._search(queries, k, len(among), find)
 
     def _search(self, queries: Float32Array, k: int, num_items: int, find: Find) -> tuple[Int64Array, Float32Array]:
@@ -162,11 +156,8 @@ class ItemIndex:
                 return rows[0, :fetch], scores[0, :fetch]
 
     def _find(self, queries: Float32Array, fetch: int) -> Found:
-        if self._lock is None or fetch > _MAX_GPU_FETCH:
-            scores, positions = self._index.search(queries, fetch)
-        else:
-            with self._lock:
-                scores, positions = self._searcher.search(queries, fetch)
+        searcher = self._index if self._gpu is None or fetch > MAX_FETCH else self._gpu
+        scores, positions = searcher.search(queries, fetch)
         return positions, scores
 
     def _sorted(self, positions: Int64Array, scores: Float32Array) -> tuple[Int64Array, Float32Array]:
@@ -174,21 +165,6 @@ class ItemIndex:
         rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
-
-
-@contextlib.contextmanager
-def _limits_of(faiss: Any, path: Path) -> Iterator[None]:
-    """Lets Faiss read no vector that is larger than the file itself; it would ask for memory by what the file says."""
-    num_bytes = path.stat().st_size
-    with _READING:  # the limits are of the whole process
-        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        try:
-            faiss.set_deserialization_vector_byte_limit(num_bytes)
-            faiss.set_deserialization_loop_limit(num_bytes)
-            yield
-        finally:
-            faiss.set_deserialization_vector_byte_limit(before[0])
-            faiss.set_deserialization_loop_limit(before[1])
 
 
 @functools.cache

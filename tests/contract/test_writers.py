@@ -15,7 +15,7 @@ from recgpt.backends.torchscript import TorchScriptBackend
 from recgpt.config import ModelConfig
 from recgpt.errors import BundleError, ExportError, OutputError
 from recgpt.graphs.modules import SCORE_BLOCK, Interests, Prefill
-from recgpt.graphs.onnx_writer import Scan, write_onnx
+from recgpt.graphs.onnx_writer import Precision, write_onnx
 from recgpt.graphs.torchscript_writer import load_torchscript, write_torchscript
 from recgpt.model.decoder import Decoder
 from recgpt.signature import PREFILL, graph_spec
@@ -123,7 +123,7 @@ def test_writing_leaves_the_decoder_as_it_was(small_decoder, tmp_path):
 
 def test_a_scan_of_exact_scores_gives_what_pytorch_gives(exported, tmp_path):
     decoder = exported.decoder
-    write_onnx(Interests(decoder, 2), tmp_path / "interests_2.onnx", metadata={}, scan=Scan.FLOAT32)
+    write_onnx(Interests(decoder, 2), tmp_path / "interests_2.onnx", metadata={}, precision=Precision.FLOAT32)
     session = onnxruntime.InferenceSession(tmp_path / "interests_2.onnx", providers=["CPUExecutionProvider"])
     assert "MatMulInteger" not in {node.op_type for node in onnx.load(tmp_path / "interests_2.onnx").graph.node}
     generator = np.random.default_rng(0)
@@ -136,6 +136,51 @@ def test_a_scan_of_exact_scores_gives_what_pytorch_gives(exported, tmp_path):
     scores[:, 0] = -np.inf
     np.put_along_axis(scores, rows, -np.inf, axis=1)
     np.testing.assert_array_equal(generated[:, 0], scores.argmax(axis=1))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_half_tables_are_half_as_large_and_compute_in_float32(tmp_path, tied):
+    sizes = {"max_length": 8, "hidden_size": 16, "num_blocks": 1, "num_heads": 2, "ffn_size": 16}
+    config = ModelConfig(similarity="inner_product", tied=tied, **sizes)
+    torch.manual_seed(0)
+    decoder = Decoder(config, num_items=2_000, num_users=500).eval()
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    for precision in (Precision.FLOAT32, Precision.FLOAT16):
+        write_onnx(Interests(decoder, 2), tmp_path / f"{precision}.onnx", metadata={}, precision=precision)
+    num_bytes = [(tmp_path / f"{precision}.onnx").stat().st_size for precision in ("float32", "float16")]
+    tables = [decoder.item_embedding, decoder.user_embedding, *([] if tied else [decoder.output])]
+    saved = sum(table.weight.numel() * 2 for table in tables)
+    assert num_bytes[0] - num_bytes[1] == pytest.approx(saved, rel=0.02)
+    # With weights that float16 holds, PyTorch's answer is the answer up to float32's rounding.
+    with torch.no_grad():
+        for table in tables:
+            table.weight.copy_(table.weight.half().float())
+    session = onnxruntime.InferenceSession(tmp_path / "float16.onnx", providers=["CPUExecutionProvider"])
+    generator = np.random.default_rng(0)
+    rows = generator.integers(1, 2_001, (20, 6))
+    feeds = [rows[:, :1] % 500, rows, rows % 2, np.full((20, 1), 6), rows]
+    interests, generated = session.run(
+        None, {tensor.name: array for tensor, array in zip(PREFILL.inputs, feeds, strict=True)}
+    )
+    with torch.no_grad():
+        first = decoder(*(torch.from_numpy(array) for array in (feeds[0][:, 0], *feeds[1:3])))[:, -1]
+        scores = (first @ decoder.item_matrix.T).numpy()
+    np.testing.assert_allclose(interests[:, 0], first.numpy(), rtol=0, atol=1e-5)
+    scores[:, 0] = -np.inf
+    np.put_along_axis(scores, rows, -np.inf, axis=1)
+    np.testing.assert_array_equal(generated[:, 0], scores.argmax(axis=1))
+
+
+def test_weights_that_float16_cannot_hold_are_refused(tmp_path):
+    sizes = {"max_length": 4, "hidden_size": 4, "num_blocks": 1, "num_heads": 2, "ffn_size": 4}
+    decoder = Decoder(ModelConfig(similarity="inner_product", **sizes), num_items=5, num_users=1)
+    with torch.no_grad():
+        decoder.item_embedding.weight[1, 2] = 1e5
+    with pytest.raises(ExportError, match=r"item_embedding\.weight.*65504.*--precision"):
+        write_onnx(Prefill(decoder), tmp_path / "graph.onnx", metadata={}, precision=Precision.FLOAT16)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("graph", [Prefill, lambda decoder: Interests(decoder, 2)], ids=["prefill", "interests_2"])

@@ -60,8 +60,15 @@ def test_both_sweeps_are_complete(report):
 
 def test_the_exported_engine_is_as_good_as_the_model_it_was_made_from(report):
     of_first_seed = {"9,1": report["by_seed"]["recgpt"][0], "10": report["by_seed"]["recgpt_1"][0]}
-    for quotas, metrics in report["exported"].items():
-        assert metrics == pytest.approx(of_first_seed[quotas], abs=1e-4)
+    assert set(report["exported"]) == {"float32", "float16", "int8"}
+    for precision, found in report["exported"].items():
+        for quotas, expected in of_first_seed.items():
+            metrics = {name: found[quotas][name] for name in expected}
+            # One of 60 users may gain or lose a near-tie where vectors were rounded.
+            tolerance = 0.02 if precision == "float16" else 1e-4
+            assert metrics == pytest.approx(expected, abs=tolerance)
+            assert found[quotas]["identical_lists"] >= (0.8 if precision == "float16" else 0.98)
+    assert report["exported"]["float16"]["graph_bytes"] < report["exported"]["float32"]["graph_bytes"]
 
 
 def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluated_alone(folder, report):

@@ -16,7 +16,8 @@ from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.errors import BundleError, ExportError, OutputError, ParityError
 from recgpt.files import sha256
-from recgpt.graphs.export import TORCHSCRIPT, GraphFormat, export_bundle
+from recgpt.graphs.export import HALF_TOLERANCE, TORCHSCRIPT, GraphFormat, export_bundle, onnx_format
+from recgpt.graphs.onnx_writer import Precision
 from recgpt.model.checkpoint import Checkpoint
 
 GRAPHS = ["decode", "interests_1", "interests_2", "interests_6", "prefill", "recall_1", "recall_2"]
@@ -181,6 +182,25 @@ def test_a_model_repository_that_cannot_be_written_leaves_the_previous_bundle(ex
             say=quiet,
         )
     assert contents(exported) == before
+
+
+def test_a_bundle_of_half_tables_says_so_and_recalls_nearly_the_same(
+    export: Export, engine: Engine, tmp_path: Path
+) -> None:
+    report = export_bundle(
+        export.checkpoint, tmp_path / "half", onnx_format(Precision.FLOAT16), num_interests=(2,), say=quiet
+    )
+    bundle = Bundle.open(tmp_path / "half")
+    assert bundle.manifest.dtype == "float16"
+    # Random weights lie closer together than trained ones; a list of ten near-ties may change.
+    assert report.top_k_agreement > 0.8
+    assert 0 < max(report.differences.values()) < HALF_TOLERANCE
+    with Engine.load(bundle.path, num_threads=1) as half:
+        for example in bundle.examples():
+            found = half.recall(example.history, k=10, quotas=(9, 1))
+            expected = engine.recall(example.history, k=10, quotas=(9, 1))
+            assert len(set(found.item_ids) & set(expected.item_ids)) >= 8
+            np.testing.assert_allclose(found.scores[:5], expected.scores[:5], rtol=0.01)
 
 
 def test_files_that_no_export_wrote_are_never_removed(exported: Path) -> None:

@@ -107,7 +107,7 @@ def test_a_fact_cannot_hide_a_row_s_own_keys():
 
 def test_the_plot_is_made_from_the_json_alone(tmp_path):
     make_result().save(tmp_path / "result.json")
-    plot_recall_latency(tmp_path / "result.json", tmp_path / "plot.png")
+    plot_recall_latency(Result.load(tmp_path / "result.json"), tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(PNG_SIGNATURE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plot.png", "result.json"]
 
@@ -116,7 +116,7 @@ def test_a_plot_that_cannot_be_written_says_so(tmp_path):
     make_result().save(tmp_path / "result.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
-        plot_recall_latency(tmp_path / "result.json", tmp_path / "file" / "plot.png")
+        plot_recall_latency(make_result(), tmp_path / "file" / "plot.png")
 
 
 def test_three_digits_are_shown():

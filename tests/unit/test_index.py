@@ -3,7 +3,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import resource
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 
 from recgpt.errors import BundleCorruptError
 from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.recall.index_gpu import GpuSearcher
 
 
 def brute_force(matrix: np.ndarray, query: np.ndarray, k: int) -> tuple[list[int], list[float]]:
@@ -151,8 +151,8 @@ WAYS = pytest.mark.parametrize("on_gpu", [False, True], ids=["selector", "over-f
 
 def index_of(matrix: np.ndarray, *, on_gpu: bool) -> ItemIndex:
     index = ItemIndex.build(matrix)
-    if on_gpu and index._lock is None:
-        index._lock = threading.Lock()
+    if on_gpu and index._gpu is None:
+        index._gpu = GpuSearcher(index._index, copy_to_gpu=lambda copied: copied)
     return index
 
 

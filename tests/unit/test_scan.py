@@ -7,7 +7,7 @@ import torch
 
 from recgpt.config import ModelConfig
 from recgpt.graphs.modules import SCORE_BLOCK, Interests, NextItem
-from recgpt.graphs.onnx_writer import Scan, write_onnx
+from recgpt.graphs.onnx_writer import Precision, write_onnx
 from recgpt.graphs.scan import ScannedNextItem
 from recgpt.graphs.tracing import export_copy
 from recgpt.model.decoder import Decoder
@@ -56,16 +56,16 @@ def test_the_item_is_the_one_with_the_highest_score_that_is_not_excluded(kind, t
     np.testing.assert_array_equal(found[:, 0].numpy(), best_by_hand(decoder, interest, excluded))
 
 
-@pytest.mark.parametrize("scan", Scan)
+@pytest.mark.parametrize("precision", Precision)
 @torch.no_grad()
-def test_the_lowest_of_more_twins_than_candidates_wins(tmp_path, scan):
+def test_the_lowest_of_more_twins_than_candidates_wins(tmp_path, precision):
     # In ONNX, whose TopK takes the lower of equals; PyTorch's takes any.
     decoder = make_decoder(500, tied=False)
     decoder.final_norm.weight.zero_()
     decoder.final_norm.bias.fill_(1.0)
     twins = np.arange(3, 500, 7)
     decoder.output.weight[twins] = 2.0
-    write_onnx(Interests(decoder, 2), tmp_path / "interests_2.onnx", metadata={}, scan=scan)
+    write_onnx(Interests(decoder, 2), tmp_path / "interests_2.onnx", metadata={}, precision=precision)
     session = onnxruntime.InferenceSession(tmp_path / "interests_2.onnx", providers=["CPUExecutionProvider"])
     one = np.ones((1, 1), dtype=np.int64)
     for number in (0, 1, 40):

@@ -1,0 +1,131 @@
+"""The report: every result that is there as a section, made from the JSON files alone.
+
+A benchmark joins by an entry in ``SECTIONS``: the name of its result, the script that makes it, and a function that
+draws and writes its section. Results of a GPU lie in ``gpu/`` beside the others.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from recgpt.bench.report_sections import (
+    Render,
+    Section,
+    any_result,
+    concurrency,
+    interests_latency,
+    kv_cache,
+    mixed_lengths,
+    recall_latency,
+)
+from recgpt.bench.results import Result
+from recgpt.errors import DataError
+from recgpt.files import atomic_path
+
+GPU = "gpu"
+
+SECTIONS: Mapping[str, tuple[str, Render]] = {
+    "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
+    "peers": ("benchmarks/peers.py", any_result),
+    "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
+    "catalogue_growth": ("benchmarks/catalogue_growth.py", any_result),
+    "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),
+    "concurrency": ("benchmarks/concurrency.py", concurrency),
+    "precision": ("benchmarks/precision.py", any_result),
+    "kv_cache": ("benchmarks/kv_cache.py", kv_cache),
+    "serving_layouts": ("benchmarks/serving_layouts.py", any_result),
+    "serving_load": ("benchmarks/serving_load.py", any_result),
+}
+"""By the name of the result, in the order of the report."""
+
+_HEAD = """\
+# Performance
+
+<!-- All of this file is written by `python benchmarks/report.py` from benchmarks/results/*.json; do not edit it. -->
+
+Every number below is read from the JSON that is named with it, which holds every sample, the machine, the versions and
+the method. Ratios are between contenders that were timed in the same rounds of one run.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What came of a report: names of results that are in it, and what makes those that are not there."""
+
+    found: tuple[str, ...]
+    missing: Mapping[str, str]
+
+
+def has_results(results: Path) -> bool:
+    """Whether a folder holds a result that the report has a section for."""
+    return any((results / f"{name}.json").is_file() for name in SECTIONS)
+
+
+def write_report(results: Path, out: Path) -> Written:
+    """Writes the report and its plots.
+
+    Args:
+        results: folder of the JSON files; plots go there.
+        out: the Markdown file.
+
+    Raises:
+        DataError: a result cannot be read, or there is none.
+        OutputError: a file cannot be written.
+    """
+    found, missing, parts, not_helped = [], {}, [_HEAD], []
+    for name, (script, render) in SECTIONS.items():
+        path = results / f"{name}.json"
+        if not path.is_file():
+            missing[name] = script
+            continue
+        section = _section(path, render)
+        found.append(name)
+        parts.append(_markdown(section, path, out))
+        not_helped += [f"- {line}" for line in section.not_helped]
+    if not found:
+        raise DataError(f"{results} has no result of a benchmark; run one of: {', '.join(missing.values())}")
+    parts.append(_gpu(results / GPU, out))
+    if not_helped:
+        parts.append("## What was tried and did not help\n\n" + "\n".join(not_helped))
+    if missing:
+        lines = (f"- `{name}`: run `python {script}`" for name, script in missing.items())
+        parts.append("## Not measured yet\n\n" + "\n".join(lines))
+    with atomic_path(out) as temporary:
+        temporary.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
+    return Written(found=tuple(found), missing=missing)
+
+
+def _gpu(folder: Path, out: Path) -> str:
+    sections = {GPU: any_result, **{name: render for name, (_, render) in SECTIONS.items()}}
+    parts = [
+        _markdown(_section(folder / f"{name}.json", render), folder / f"{name}.json", out)
+        for name, render in sections.items()
+        if (folder / f"{name}.json").is_file()
+    ]
+    return "\n\n".join(["# On a GPU", *(parts or ["not measured"])])
+
+
+def _section(path: Path, render: Render) -> Section:
+    result = Result.load(path)
+    try:
+        return render(result, path.parent)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: expected what its benchmark writes: {error!r}; run the benchmark again") from error
+
+
+def _markdown(section: Section, path: Path, out: Path) -> str:
+    machine = section.result.environment
+    threads = section.result.method["parameters"].get("num_threads")
+    where = [
+        f"`{os.path.relpath(path, out.parent)}`",
+        f"{machine['cpu']}, {machine['num_cores']} cores",
+        *([f"{threads} thread(s)"] if threads is not None else []),
+        section.result.created[:10],
+        f"commit {str(machine['commit'])[:12]}",
+    ]
+    images = [f"![{plot.stem}]({os.path.relpath(plot, out.parent)})" for plot in section.plots]
+    method = f"How: {section.result.method['text']}"
+    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *section.tables, method])

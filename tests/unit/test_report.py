@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from recgpt.bench.report import SECTIONS, write_report
+from recgpt.bench.results import Result, Row
+from recgpt.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+COMMITTED = ROOT / "benchmarks" / "results"
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def growth_result() -> Result:
+    """As a benchmark that the report knows nothing of but its name might write it."""
+    rows = [
+        Row(
+            name=name,
+            facts={"num_items": size, "batch": 1, "ann_recall": recall},
+            samples_ns=(size * scale, size * scale + 20),
+        )
+        for size in (10_000, 1_000_000)
+        for name, scale, recall in (("exact", 10, 1.0), ("HNSW", 1, 0.9512345))
+    ]
+    return Result(
+        name="catalogue_growth",
+        environment={"cpu": "a processor", "num_cores": 2, "commit": "0123456789abcdef"},
+        method={
+            "title": "Growth of the catalogue",
+            "text": "as it was done",
+            "parameters": {"num_threads": 3},
+            "did_not_help": ["Quantisation: 0.80 times as fast."],
+        },
+        rows=tuple(rows),
+        created="2026-01-02T03:04:05+00:00",
+    )
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    (tmp_path / "results").mkdir()
+    growth_result().save(tmp_path / "results" / "catalogue_growth.json")
+    return tmp_path / "results"
+
+
+def test_a_result_nobody_foresaw_becomes_a_table_and_a_plot_over_the_catalogue(results, tmp_path):
+    written = write_report(results, tmp_path / "performance.md")
+    text = (tmp_path / "performance.md").read_text()
+    assert written.found == ("catalogue_growth",)
+    assert "## Growth of the catalogue" in text
+    assert "a processor, 2 cores; 3 thread(s); 2026-01-02; commit 0123456789ab." in text
+    # Medians: 1,000,000 x 10 ns and 20 ns more is 10.0 ms.
+    assert "| exact | 1,000,000 | 1 | 1.00 | 10.0 |" in text
+    assert "| HNSW | 10,000 | 1 | 0.95 |" in text
+    assert "![catalogue_growth](results/catalogue_growth.png)" in text
+    assert (results / "catalogue_growth.png").read_bytes().startswith(PNG_SIGNATURE)
+
+
+def test_what_did_not_help_is_listed_with_its_number(results, tmp_path):
+    write_report(results, tmp_path / "performance.md")
+    _, _, listed = (tmp_path / "performance.md").read_text().partition("## What was tried and did not help")
+    assert "- Quantisation: 0.80 times as fast." in listed
+
+
+def test_what_is_missing_names_the_script_that_makes_it(results, tmp_path):
+    written = write_report(results, tmp_path / "performance.md")
+    text = (tmp_path / "performance.md").read_text()
+    assert set(written.missing) == set(SECTIONS) - {"catalogue_growth"}
+    for name, script in written.missing.items():
+        assert f"- `{name}`: run `python {script}`" in text
+
+
+def test_without_a_gpu_it_says_not_measured_and_with_one_it_shows_that(results, tmp_path):
+    write_report(results, tmp_path / "performance.md")
+    assert "# On a GPU\n\nnot measured\n" in (tmp_path / "performance.md").read_text()
+    (results / "gpu").mkdir()
+    environment = {**growth_result().environment, "cpu": "host of a GPU"}
+    replace(growth_result(), environment=environment).save(results / "gpu" / "catalogue_growth.json")
+    write_report(results, tmp_path / "performance.md")
+    text = (tmp_path / "performance.md").read_text()
+    assert "not measured\n" not in text
+    assert text.index("# On a GPU") < text.index("host of a GPU")
+
+
+def test_the_committed_results_make_every_section_that_they_should(tmp_path):
+    results = tmp_path / "results"
+    results.mkdir()
+    names = [name for name in SECTIONS if (COMMITTED / f"{name}.json").is_file()]
+    assert {"recall_latency", "interests_latency", "kv_cache"} <= set(names)
+    for name in names:
+        shutil.copy(COMMITTED / f"{name}.json", results)
+    write_report(results, tmp_path / "performance.md")
+    text = (tmp_path / "performance.md").read_text()
+    for name in names:
+        assert f"results/{name}.json" in text
+    for plot in ("interests_by_history", "interests_by_number", "interests_ratio_to_floor", "recall_throughput"):
+        assert f"({Path('results') / plot}.png)" in text
+        assert (results / f"{plot}.png").stat().st_size > 10_000
+
+
+def test_nothing_to_report_and_a_damaged_result_are_refused(results, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"benchmarks/interests_latency\.py"):
+        write_report(tmp_path / "empty", tmp_path / "performance.md")
+    replace(growth_result(), name="kv_cache").save(results / "kv_cache.json")
+    with pytest.raises(DataError, match=r"kv_cache\.json.*run the benchmark again"):
+        write_report(results, tmp_path / "performance.md")
+    assert not (tmp_path / "performance.md").exists()
