@@ -110,9 +110,11 @@ class TritonServer:
         try:
             process.wait(timeout=STOP_S)
         except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
             process.wait()
+        # A server that was killed could not end its helpers.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
     def log_tail(self) -> str:
         """The last things the server said, without its tables and what it says when all is well."""

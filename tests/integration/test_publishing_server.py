@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from test_client import bundle_copy
 from tiny_model import Export, random_requests
 
 from recgpt import RecallClient
@@ -82,10 +83,12 @@ def world(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield folder, server
 
 
-def publisher_of(world: tuple[Path, TritonServer], *, models: str = "models", keep: int = 3) -> Publisher:
+def publisher_of(
+    world: tuple[Path, TritonServer], *, models: str = "models", keep: int = 3, grace_s: float = 0.0
+) -> Publisher:
     folder, server = world
     return Publisher(
-        folder / "bundles", model_repository=folder / models, urls=[server.url], keep=keep, grace_s=0, say=quiet
+        folder / "bundles", model_repository=folder / models, urls=[server.url], keep=keep, grace_s=grace_s, say=quiet
     )
 
 
@@ -123,6 +126,48 @@ def test_publishing_and_going_back_under_load_fails_and_mixes_nothing(
     assert callers.errors == []
     assert set(callers.answers) == set(answers.values())
     assert len(callers.answers) > 20
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_thousand_requests_while_models_come_and_go(
+    world: tuple[Path, TritonServer],
+    export: Export,
+    other_bundle: Path,
+    answers: dict[int, tuple[object, ...]],
+    tmp_path: Path,
+) -> None:
+    """One by one, each from the version before or from the one after; new ones are loaded, old ones unloaded."""
+    folder, server = world
+    asked, found, errors = requests(), [0] * NUM_CALLERS, []
+    by_request = [{both[number] for both in answers.values()} for number in range(len(asked))]
+    publisher, num_published = publisher_of(world, keep=2, grace_s=2.0), 0
+    with RecallClient(server.url, bundle=folder / "bundles", timeout_s=TIMEOUT_S, follow_s=0.05) as client:
+
+        def call(caller: int) -> None:
+            while found[caller] * NUM_CALLERS < 10_000 and not errors:
+                number = found[caller] % len(asked)
+                try:
+                    (answer,) = answer_of(client.recall_many([asked[number]]))
+                    assert answer in by_request[number]
+                    found[caller] += 1
+                except Exception as error:  # noqa: BLE001
+                    errors.append(error)
+
+        threads = [threading.Thread(target=call, args=(caller,)) for caller in range(NUM_CALLERS)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            source = other_bundle if num_published % 2 == 0 else export.bundle
+            version = max(publisher.store.versions()) + 1
+            publisher.publish(bundle_copy(source, tmp_path / str(version), version=version))
+            num_published += 1
+        for thread in threads:
+            thread.join()
+    assert errors == []
+    assert sum(found) >= 10_000
+    assert num_published >= 4
+    assert len(all_versions(folder / "models")["prefill"]) < num_published
 
 
 def test_a_pruned_version_is_no_longer_served_and_the_rest_goes_on(
