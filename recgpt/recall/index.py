@@ -1,4 +1,4 @@
-"""Exact maximum-inner-product search over the item vectors, with Faiss.
+"""Exact maximum-inner-product search over the item vectors, by a scan in 8 bits or by Faiss.
 
 Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is one.
 """
@@ -16,6 +16,7 @@ import numpy as np
 
 from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
+from recgpt.recall.index_scan import ItemScan
 from recgpt.types import Float32Array, Int64Array
 
 # Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
@@ -24,6 +25,14 @@ _MAX_GPU_FETCH = 2048
 
 # Below this many queries a search runs in the calling thread.
 _MIN_QUERIES_PER_THREAD = 32
+
+# What the scan costs besides its products is worth it from this many scores on, and while k is below one item in so
+# many. Measured by benchmarks/item_search.py.
+_MIN_SCANNED = 40_000
+_MIN_ITEMS_PER_FOUND = 128
+
+# Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute.
+_MAX_SCANNED = 1 << 20
 
 
 class ItemIndex:
@@ -43,12 +52,19 @@ class ItemIndex:
         self._index = index
         self._searcher = index
         self._rows = np.arange(1, index.ntotal + 1, dtype=np.int64) if rows is None else rows
+        # One behind the last stands for rows that are not in the index, 0 for none among them.
+        self._positions = np.full(self._rows.max(initial=0) + 2, index.ntotal, dtype=np.int64)
+        self._positions[self._rows] = np.arange(index.ntotal)
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
         self._lock: threading.Lock | None = None
+        self._scan: ItemScan | None = None
         if self._faiss.get_num_gpus() > 0:
             # Faiss GPU indexes are not thread-safe, not even for searches.
             self._lock = threading.Lock()
             self._searcher = self._faiss.index_cpu_to_gpu(self._faiss.StandardGpuResources(), 0, index)
+        elif self.num_items >= _MIN_ITEMS_PER_FOUND:
+            stored = self._faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # no copy
+            self._scan = ItemScan(stored.reshape(index.ntotal, index.d), num_threads=self._num_threads)
 
     @classmethod
     def build(cls, item_matrix: Float32Array) -> ItemIndex:
@@ -105,19 +121,56 @@ class ItemIndex:
         """Hex SHA-256 of the vectors' bytes; the graphs that belong to this index carry the same."""
         return vectors_digest(self.vectors())
 
-    def search(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
+    def search(
+        self, queries: Float32Array, k: int, *, excluded: Int64Array | None = None
+    ) -> tuple[Int64Array, Float32Array]:
         """Finds the k best items for each query.
 
         Args:
             queries: (N, D) float32.
             k: at most V items are returned, however large k is.
+            excluded: (N, E) int64 rows that come last, with score -inf: only where no other item is left; 0 for none.
 
         Returns:
             rows (N, min(k, V)) int64 and scores (N, min(k, V)) float32, best first, the lower row first among equals.
         """
         k = min(k, self.num_items)
-        fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
         queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if excluded is None or not excluded.shape[1]:
+            excluded = np.zeros((len(queries), 1), dtype=np.int64)
+        is_small = len(queries) * self.num_items < _MIN_SCANNED or k * _MIN_ITEMS_PER_FOUND > self.num_items
+        if self._scan is None or is_small:
+            return self._search_flat(queries, k, excluded)
+        step = max(1, _MAX_SCANNED // self.num_items)
+        parts = [
+            self._search_scan(self._scan, queries[start : start + step], k, excluded[start : start + step])
+            for start in range(0, len(queries), step)
+        ]
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def _search_scan(
+        self, scan: ItemScan, queries: Float32Array, k: int, excluded: Int64Array
+    ) -> tuple[Int64Array, Float32Array]:
+        found = scan.search(queries, k, self._positions.take(excluded, mode="clip"))
+        if found is None:
+            return self._search_flat(queries, k, excluded)
+        positions, scores = found
+        return self._rows[positions], scores
+
+    def _search_flat(self, queries: Float32Array, k: int, excluded: Int64Array) -> tuple[Int64Array, Float32Array]:
+        """Looks up as many more as are excluded, and puts these last."""
+        num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
+        rows, scores = self._search_exact(queries, min(k + num_excluded, self.num_items))
+        if num_excluded:
+            offsets = np.arange(len(queries))[:, None] * (max(self._rows.max(), excluded.max()) + 1)
+            is_excluded = np.isin(rows + offsets, excluded + offsets)
+            scores[is_excluded] = -np.inf
+            order = np.argsort(is_excluded, axis=1, kind="stable")
+            rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        return rows[:, :k], scores[:, :k]
+
+    def _search_exact(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
+        fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
         # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
         self._faiss.omp_set_num_threads(1 if len(queries) < _MIN_QUERIES_PER_THREAD else self._num_threads)
         rows, scores = self._search_sorted(queries, fetch)

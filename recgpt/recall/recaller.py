@@ -17,7 +17,7 @@ import numpy as np
 from recgpt.backends.base import Backend, InterestsOutput
 from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request, pad_rows
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.recall.steps import generate_interests
@@ -201,8 +201,9 @@ class Recaller:
 
     def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> tuple[Int64Array, Float32Array]:
         batch, num_interests, width = output.interests.shape
-        depth = max(map(_depth, group))
-        rows, scores = self.index.search(output.interests.reshape(-1, width), depth)
+        depth = max(num_to_search(request.quotas, merge=request.merge) for request in group)
+        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in group]), num_interests, axis=0)
+        rows, scores = self.index.search(output.interests.reshape(-1, width), depth, excluded=excluded)
         return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
 
     def _popular(self, group: list[EncodedRequest]) -> list[_Answer]:
@@ -229,15 +230,12 @@ class Recaller:
 def _group(request: EncodedRequest) -> tuple[int, int]:
     """What requests share that are computed together: number of interests, 0 for popular items, and depth of search.
 
-    So one user with a very long history does not make the search of all others as deep.
+    So one user with a very long history, whose items an index may have to look up, does not slow the search of others.
     """
     if request.cold_start.popular:
         return 0, 0
-    return len(request.quotas), max(_depth(request), _MIN_DEPTH).bit_length()
-
-
-def _depth(request: EncodedRequest) -> int:
-    return num_to_search(request.quotas, len(request.excluded), merge=request.merge)
+    depth = num_to_search(request.quotas, merge=request.merge) + len(request.excluded)
+    return len(request.quotas), max(depth, _MIN_DEPTH).bit_length()
 
 
 class _Answer(TypedDict):
