@@ -108,6 +108,11 @@ class ItemIndex:
         return int(self._index.ntotal)
 
     @property
+    def rows(self) -> Int64Array:
+        """(V,) int64, the rows that can be found, ascending."""
+        return self._rows
+
+    @property
     def size(self) -> int:
         """D, width of a vector."""
         return int(self._index.d)

@@ -19,6 +19,8 @@ from recgpt.errors import BundleMismatchError, QuotaError, RequestError, Shortfa
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, encode_request, pad_rows
 from recgpt.recall.index import ItemIndex
+from recgpt.recall.layout import Layout
+from recgpt.recall.loop import search_in_loop
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.recall.steps import generate_interests
 from recgpt.types import (
@@ -49,12 +51,21 @@ class Recaller:
         index: finds items for interests; of the same export as the model.
         catalogue: ids and popularity; of the same export as the model.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
+        layout: where the items that are fed back come from.
 
     Raises:
         BundleMismatchError: backend, index and catalogue are of different sizes.
     """
 
-    def __init__(self, backend: Backend, index: ItemIndex, catalogue: Catalogue, *, prompt_tuned: bool) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        index: ItemIndex,
+        catalogue: Catalogue,
+        *,
+        prompt_tuned: bool,
+        layout: Layout = Layout.FUSED,
+    ) -> None:
         spec = backend.spec
         model = (spec.num_items, spec.hidden_size, spec.num_users)
         found = (catalogue.num_modelled, index.size, len(catalogue.user_ids))
@@ -68,6 +79,7 @@ class Recaller:
         self._index = index
         self._catalogue = catalogue
         self._prompt_tuned = prompt_tuned
+        self._layout = layout
 
     @property
     def backend(self) -> Backend:
@@ -187,10 +199,17 @@ class Recaller:
     def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
         tokens = batch_tokens(group, max_history=self.backend.spec.max_length - (num_interests - 1))
         clock.lap("encode")
-        output = generate_interests(self.backend, tokens, num_interests)
-        clock.lap("interests")
-        rows, scores = self._search(group, output)
-        clock.lap("search")
+        depth = max(num_to_search(request.quotas, merge=request.merge) for request in group)
+        excluded = pad_rows([sorted(request.excluded) for request in group])
+        if self._layout.searches_in_loop(self.index.num_items, len(group)):
+            output, rows, scores = search_in_loop(
+                self.backend, self.index, tokens, num_interests, depth=depth, excluded=excluded, lap=clock.lap
+            )
+        else:
+            output = generate_interests(self.backend, tokens, num_interests)
+            clock.lap("interests")
+            rows, scores = self._search(output, depth, excluded)
+            clock.lap("search")
         return [
             self._answer(
                 *MERGE_FUNCTIONS[request.merge](rows[position], scores[position], request.quotas, request.excluded),
@@ -199,11 +218,11 @@ class Recaller:
             for position, request in enumerate(group)
         ]
 
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> tuple[Int64Array, Float32Array]:
+    def _search(self, output: InterestsOutput, depth: int, excluded: Int64Array) -> tuple[Int64Array, Float32Array]:
+        """What each interest finds: rows and scores, (B, J, depth), in one search."""
         batch, num_interests, width = output.interests.shape
-        depth = max(num_to_search(request.quotas, merge=request.merge) for request in group)
-        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in group]), num_interests, axis=0)
-        rows, scores = self.index.search(output.interests.reshape(-1, width), depth, excluded=excluded)
+        every = np.repeat(excluded, num_interests, axis=0)
+        rows, scores = self.index.search(output.interests.reshape(-1, width), depth, excluded=every)
         return rows.reshape(batch, num_interests, -1), scores.reshape(batch, num_interests, -1)
 
     def _popular(self, group: list[EncodedRequest]) -> list[_Answer]:
