@@ -14,6 +14,7 @@ from recgpt.cli import console, run_script
 from recgpt.graphs.export import export_bundle, onnx_format
 from recgpt.graphs.onnx_writer import Scan
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.recall.index_ann import IndexKind
 from recgpt.tables import show_parity
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -32,6 +33,9 @@ def to_onnx(
         Scan,
         typer.Option(help="How generation looks for the best item: int8 and exact scores of the best; or float32."),
     ] = Scan.INT8,
+    index: Annotated[
+        IndexKind, typer.Option(help="How recall searches: flat is exact; the others find most, for millions of items.")
+    ] = IndexKind.FLAT,
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(
@@ -40,6 +44,7 @@ def to_onnx(
         onnx_format(scan),
         model_repository=model_repository,
         evaluation=evaluation,
+        index_kind=index,
         say=console.print,
     )
     show_parity(report.rows(), console)

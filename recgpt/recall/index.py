@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
-from recgpt.recall.index_scan import ItemScan
+from recgpt.recall.index_ann import CANDIDATES_PER_FOUND, Neighbours
+from recgpt.recall.index_scan import ItemScan, best_of_pairs
 from recgpt.types import Float32Array, Int64Array
 
 # Faiss's GPU indexes refuse to look up more; a history of thousands of items asks for that.
@@ -31,6 +33,9 @@ _MIN_QUERIES_PER_THREAD = 32
 _MIN_SCANNED = 40_000
 _MIN_ITEMS_PER_FOUND = 128
 
+# Pairs of rows that are compared one by one rather than sorted first.
+_MAX_COMPARED = 1 << 16
+
 # Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute.
 _MAX_SCANNED = 1 << 20
 
@@ -39,15 +44,24 @@ class ItemIndex:
     """Item vectors by row; row 0, the padding, is not in it and can never be found.
 
     Searches are exact and deterministic: best score first, the lower row first among equal scores, also where equal
-    scores straddle the end of the list. Safe to call from several threads.
+    scores straddle the end of the list. With ``neighbours`` an item may be missed; scores, order and number of what is
+    found are as promised all the same. Safe to call from several threads.
 
     Args:
         index: a flat inner-product index of Faiss.
         num_threads: of one search with many queries; None takes what OpenMP offers.
         rows: (V,) int64, ascending, the row of each vector; None means 1..V.
+        neighbours: names candidates by row - 1 for an approximate search; None searches exactly.
     """
 
-    def __init__(self, index: Any, *, num_threads: int | None = None, rows: Int64Array | None = None) -> None:
+    def __init__(
+        self,
+        index: Any,
+        *,
+        num_threads: int | None = None,
+        rows: Int64Array | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> None:
         self._faiss = require("faiss")
         self._index = index
         self._searcher = index
@@ -57,14 +71,16 @@ class ItemIndex:
         self._positions[self._rows] = np.arange(index.ntotal)
         self._num_threads = _openmp_threads() if num_threads is None else num_threads
         self._lock: threading.Lock | None = None
+        self._neighbours = neighbours
+        self._vectors = self._faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # no copy
+        self._vectors = self._vectors.reshape(index.ntotal, index.d)
         self._scan: ItemScan | None = None
-        if self._faiss.get_num_gpus() > 0:
+        if neighbours is None and self._faiss.get_num_gpus() > 0:
             # Faiss GPU indexes are not thread-safe, not even for searches.
             self._lock = threading.Lock()
             self._searcher = self._faiss.index_cpu_to_gpu(self._faiss.StandardGpuResources(), 0, index)
-        elif self.num_items >= _MIN_ITEMS_PER_FOUND:
-            stored = self._faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)  # no copy
-            self._scan = ItemScan(stored.reshape(index.ntotal, index.d), num_threads=self._num_threads)
+        elif neighbours is None and self.num_items >= _MIN_ITEMS_PER_FOUND:
+            self._scan = ItemScan(self._vectors, num_threads=self._num_threads)
 
     @classmethod
     def build(cls, item_matrix: Float32Array) -> ItemIndex:
@@ -74,8 +90,8 @@ class ItemIndex:
         return cls(index)
 
     @classmethod
-    def load(cls, path: Path, *, num_threads: int | None = None) -> ItemIndex:
-        """Reads an index that ``save`` wrote.
+    def load(cls, path: Path, *, num_threads: int | None = None, neighbours: Neighbours | None = None) -> ItemIndex:
+        """Reads an index that ``save`` wrote; arguments as of the class.
 
         Check the file's hash first: Faiss's reader trusts what it reads.
 
@@ -89,14 +105,18 @@ class ItemIndex:
             raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
         if not isinstance(index, faiss.IndexFlat) or index.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
-        return cls(index, num_threads=num_threads)
+        return cls(index, num_threads=num_threads, neighbours=neighbours)
 
     def without(self, rows: Iterable[int]) -> ItemIndex:
         """The same index with some rows left out, so that they can never be found."""
         kept = ~np.isin(self._rows, list(rows))
         index = self._faiss.IndexFlatIP(self.size)
         index.add(self.vectors()[kept])
-        return ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept])
+        return ItemIndex(index, num_threads=self._num_threads, rows=self._rows[kept], neighbours=self._neighbours)
+
+    def approximate(self, neighbours: Neighbours) -> ItemIndex:
+        """The same index when candidates are named by ``neighbours``, which holds the vectors of rows 1, 2, .."""
+        return ItemIndex(self._index, num_threads=self._num_threads, rows=self._rows, neighbours=neighbours)
 
     def save(self, path: Path) -> None:
         """Writes the index to a file; OSError if it cannot (Faiss's own writer does not notice every full disk)."""
@@ -143,6 +163,8 @@ class ItemIndex:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if excluded is None or not excluded.shape[1]:
             excluded = np.zeros((len(queries), 1), dtype=np.int64)
+        if self._neighbours is not None:
+            return self._search_near(self._neighbours, queries, k, excluded)
         is_small = len(queries) * self.num_items < _MIN_SCANNED or k * _MIN_ITEMS_PER_FOUND > self.num_items
         if self._scan is None or is_small:
             return self._search_flat(queries, k, excluded)
@@ -152,6 +174,26 @@ class ItemIndex:
             for start in range(0, len(queries), step)
         ]
         return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def _search_near(
+        self, neighbours: Neighbours, queries: Float32Array, k: int, excluded: Int64Array
+    ) -> tuple[Int64Array, Float32Array]:
+        """Exact scores of candidates; a query for which there are too few is searched exactly."""
+        self._set_threads(len(queries))
+        num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
+        number = min(CANDIDATES_PER_FOUND * k + num_excluded, neighbours.num_items)
+        positions = self._positions.take(neighbours.candidates(queries, number) + 1, mode="clip")
+        is_open = (positions < self.num_items) & ~_in_same_row(self._rows.take(positions, mode="clip"), excluded)
+        is_short = is_open.sum(axis=1) < k
+        rows = np.empty((len(queries), k), dtype=np.int64)
+        scores = np.empty((len(queries), k), dtype=np.float32)
+        if is_short.any():
+            rows[is_short], scores[is_short] = self._search_flat(queries[is_short], k, excluded[is_short])
+        enough = ~is_short
+        query, place = np.nonzero(is_open[enough])
+        found, scores[enough] = best_of_pairs(self._vectors, queries[enough], k, query, positions[enough][query, place])
+        rows[enough] = self._rows[found]
+        return rows, scores
 
     def _search_scan(
         self, scan: ItemScan, queries: Float32Array, k: int, excluded: Int64Array
@@ -167,8 +209,7 @@ class ItemIndex:
         num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
         rows, scores = self._search_exact(queries, min(k + num_excluded, self.num_items))
         if num_excluded:
-            offsets = np.arange(len(queries))[:, None] * (max(self._rows.max(), excluded.max()) + 1)
-            is_excluded = np.isin(rows + offsets, excluded + offsets)
+            is_excluded = _in_same_row(rows, excluded)
             scores[is_excluded] = -np.inf
             order = np.argsort(is_excluded, axis=1, kind="stable")
             rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
@@ -176,8 +217,7 @@ class ItemIndex:
 
     def _search_exact(self, queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
         fetch = min(k + 1, self.num_items)  # one more than asked tells whether equal scores straddle the end
-        # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
-        self._faiss.omp_set_num_threads(1 if len(queries) < _MIN_QUERIES_PER_THREAD else self._num_threads)
+        self._set_threads(len(queries))
         rows, scores = self._search_sorted(queries, fetch)
         if fetch > k:
             for query in np.flatnonzero(scores[:, k - 1] == scores[:, k]):
@@ -203,6 +243,19 @@ class ItemIndex:
         rows = self._rows[positions]
         order = np.lexsort((rows, -scores), axis=1)
         return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+    def _set_threads(self, num_queries: int) -> None:
+        # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
+        self._faiss.omp_set_num_threads(1 if num_queries < _MIN_QUERIES_PER_THREAD else self._num_threads)
+
+
+def _in_same_row(values: Int64Array, among: Int64Array) -> NDArray[np.bool_]:
+    """Whether each of values (N, K), 0 or above, is in its row of (N, E)."""
+    if values.size * among.shape[1] < _MAX_COMPARED:
+        same: NDArray[np.bool_] = (values[:, :, None] == among[:, None, :]).any(axis=2)
+        return same
+    offsets = np.arange(len(values))[:, None] * (max(values.max(), among.max()) + 1)
+    return np.isin(values + offsets, among + offsets)
 
 
 @functools.cache

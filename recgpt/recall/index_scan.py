@@ -93,19 +93,30 @@ class ItemScan:
         if len(found) * _MAX_DOUBT > len(queries) * len(self._vectors):
             return None
         block, column = np.divmod(found, _BLOCK)
-        return self._best(queries, k, query[block], first[block] + column)
+        pairs = query[block], first[block] + column
+        return best_of_pairs(self._vectors, queries, k, *(each[pairs[1] < len(self._vectors)] for each in pairs))
 
-    def _best(
-        self, queries: Float32Array, k: int, query: Int64Array, position: Int64Array
-    ) -> tuple[Int64Array, Float32Array]:
-        """The k best of each query by exact scores, among pairs of query and position."""
-        is_item = position < len(self._vectors)
-        query, position = query[is_item], position[is_item]
-        scores = np.einsum("nd,nd->n", queries.take(query, axis=0), self._vectors.take(position, axis=0))
-        counts = np.bincount(query, minlength=len(queries))
-        firsts = np.cumsum(counts) - counts
-        best = np.lexsort((position, -scores, query))[firsts[:, None] + np.arange(k)]
-        return position[best], scores[best]
+
+def best_of_pairs(
+    vectors: Float32Array, queries: Float32Array, k: int, query: Int64Array, position: Int64Array
+) -> tuple[Int64Array, Float32Array]:
+    """The k best of each query by exact scores, among distinct pairs, of which each query has at least k.
+
+    Args:
+        vectors: (V, D) float32.
+        queries: (N, D) float32.
+        k: of each query.
+        query: (M,) int64, ascending.
+        position: (M,) int64.
+
+    Returns:
+        positions (N, k) int64 and scores (N, k) float32, best first, the lower position first among equals.
+    """
+    scores = np.einsum("nd,nd->n", queries.take(query, axis=0), vectors.take(position, axis=0))
+    counts = np.bincount(query, minlength=len(queries))
+    firsts = np.cumsum(counts) - counts
+    best = np.lexsort((position, -scores, query))[firsts[:, None] + np.arange(k)]
+    return position[best], scores[best]
 
 
 def _norms(vectors: Float32Array) -> Float32Array:
