@@ -36,8 +36,10 @@ _MIN_ITEMS_PER_FOUND = 128
 # Pairs of rows that are compared one by one rather than sorted first.
 _MAX_COMPARED = 1 << 16
 
-# Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute.
+# Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute. Where
+# the items alone do not fit, reading them once for some queries saves more.
 _MAX_SCANNED = 1 << 20
+_MIN_SCANNED_TOGETHER = 4
 
 
 class ItemIndex:
@@ -83,11 +85,11 @@ class ItemIndex:
             self._scan = ItemScan(self._vectors, num_threads=self._num_threads)
 
     @classmethod
-    def build(cls, item_matrix: Float32Array) -> ItemIndex:
+    def build(cls, item_matrix: Float32Array, *, num_threads: int | None = None) -> ItemIndex:
         """Makes an index of the output matrix (V + 1, D) float32, row 0 being padding."""
         index = require("faiss").IndexFlatIP(item_matrix.shape[1])
         index.add(np.ascontiguousarray(item_matrix[1:], dtype=np.float32))
-        return cls(index)
+        return cls(index, num_threads=num_threads)
 
     @classmethod
     def load(cls, path: Path, *, num_threads: int | None = None, neighbours: Neighbours | None = None) -> ItemIndex:
@@ -168,7 +170,7 @@ class ItemIndex:
         is_small = len(queries) * self.num_items < _MIN_SCANNED or k * _MIN_ITEMS_PER_FOUND > self.num_items
         if self._scan is None or is_small:
             return self._search_flat(queries, k, excluded)
-        step = max(1, _MAX_SCANNED // self.num_items)
+        step = max(_MIN_SCANNED_TOGETHER, _MAX_SCANNED // self.num_items)
         parts = [
             self._search_scan(self._scan, queries[start : start + step], k, excluded[start : start + step])
             for start in range(0, len(queries), step)

@@ -17,7 +17,7 @@ FOUND = 100
 def fit_neighbours(
     exact: ItemIndex, kind: IndexKind, queries: Float32Array, *, min_recall: float = MIN_RECALL
 ) -> tuple[Neighbours, dict[str, Any]]:
-    """Builds an approximate index, and doubles its effort until it finds enough.
+    """Builds an approximate index, and raises its effort by a quarter until it finds enough.
 
     Args:
         exact: of all items.
@@ -37,7 +37,7 @@ def fit_neighbours(
         recall = ann_recall_at_k(named, expected)
         if recall >= min_recall or neighbours.effort >= neighbours.max_effort:
             break
-        neighbours.effort = min(2 * neighbours.effort, neighbours.max_effort)
+        neighbours.effort = min(neighbours.effort + max(1, neighbours.effort // 4), neighbours.max_effort)
     return neighbours, {
         "kind": str(kind),
         "parameters": neighbours.parameters,
