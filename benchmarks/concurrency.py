@@ -26,7 +26,7 @@ from recgpt.bench.tables import show_concurrency
 from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 from recgpt.engine import Engine
-from recgpt.recall.recaller import PretrainedOnlyWarning
+from recgpt.recall.core import PretrainedOnlyWarning
 
 QUOTAS = (9, 1)
 NUM_REQUESTS = 256

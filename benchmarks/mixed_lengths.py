@@ -39,7 +39,8 @@ from recgpt.bench.timing import interleave
 from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 from recgpt.client import RecallClient
-from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
+from recgpt.recall.core import PretrainedOnlyWarning
+from recgpt.recall.recaller import Recaller
 
 QUOTAS = ((10,), (9, 1), (5, 1, 1, 1, 1, 1))
 SERVED_QUOTAS = (9, 1)

@@ -27,7 +27,7 @@ from recgpt.bench.tables import show_recall_latency
 from recgpt.bench.timing import interleave
 from recgpt.bundle import Bundle
 from recgpt.cli import run_script
-from recgpt.recall.recaller import PretrainedOnlyWarning
+from recgpt.recall.core import PretrainedOnlyWarning
 
 QUOTAS = (9, 1)
 METHOD = """\

@@ -28,7 +28,7 @@ from recgpt.bench.subject import find_subject
 from recgpt.bench.tables import show_serving_layouts
 from recgpt.bench.timing import Case, Sample, interleave
 from recgpt.cli import run_script
-from recgpt.recall.recaller import PretrainedOnlyWarning
+from recgpt.recall.core import PretrainedOnlyWarning
 
 NS_PER_S = 1e9
 QUOTAS = (9, 1)

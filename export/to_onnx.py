@@ -14,6 +14,7 @@ from recgpt.cli import console, run_script
 from recgpt.graphs.export import export_bundle, onnx_format
 from recgpt.graphs.onnx_writer import Precision
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.recall.index_ann import IndexKind
 from recgpt.tables import show_parity
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -35,6 +36,9 @@ def to_onnx(
             "float16: the same from tables of half the size."
         ),
     ] = Precision.INT8,
+    index: Annotated[
+        IndexKind, typer.Option(help="How recall searches: flat is exact; the others find most, for millions of items.")
+    ] = IndexKind.FLAT,
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(
@@ -43,6 +47,7 @@ def to_onnx(
         onnx_format(precision),
         model_repository=model_repository,
         evaluation=evaluation,
+        index_kind=index,
         say=console.print,
     )
     show_parity(report.rows(), console)

@@ -136,10 +136,10 @@ class AsyncRecallClient:
 
         async def answer(ask: Ask[Any]) -> Any:
             match ask:
-                case Search(queries, k, among) if len(queries) * index.num_items <= _INLINE_SEARCH:
-                    return index.search(queries, k, among)
-                case Search(queries, k, among):
-                    return await asyncio.to_thread(index.search, queries, k, among)
+                case Search(queries, k, among, excluded) if len(queries) * index.num_items <= _INLINE_SEARCH:
+                    return index.search(queries, k, among, excluded=excluded)
+                case Search(queries, k, among, excluded):
+                    return await asyncio.to_thread(index.search, queries, k, among, excluded=excluded)
                 case TakeReserve():
                     return recording.call.take_reserve()
                 case _:

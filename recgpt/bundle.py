@@ -5,6 +5,7 @@
       prefill.onnx  decode.onnx  interests_1.onnx  interests_2.onnx  ..      (or .pt: TorchScript)
       recall_1.onnx  recall_2.onnx  ..    exact recall in one graph, for servers
       item_index.faiss    the item matrix as a search index
+      item_neighbours.faiss    candidates for an approximate search, where one was asked for
       ids.json            item and user ids in row order
       popularity.npy      (V + 1,) int64
       MODEL_CARD.md       data, recipe, quality and limits, for people
@@ -21,7 +22,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
 from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.recall.index_ann import IndexKind, Neighbours
 from recgpt.signature import DECODE, PREFILL, interests_spec, recall_spec
 from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
@@ -43,6 +45,7 @@ from recgpt.types import ItemId, UserId
 FORMAT = 2
 MANIFEST = "manifest.json"
 INDEX = "item_index.faiss"
+NEIGHBOURS = "item_neighbours.faiss"
 IDS = "ids.json"
 POPULARITY = "popularity.npy"
 EXAMPLES = "examples.json"
@@ -65,6 +68,8 @@ class Manifest:
         packages: versions that made the export.
         files: name -> {"bytes", "sha256"} of every other file.
         export_version: version of the export that the graphs are of, if items were added since; None for an export.
+        index: how items are searched: its ``kind``, and of an approximate one its parameters, effort, and the recall
+            against exact search that was measured.
         num_added_items: items behind the model's own, which are recalled but not understood in a history.
         recalls: the J of each graph that recalls; such a graph knows no added items.
     """
@@ -81,6 +86,7 @@ class Manifest:
     files: Mapping[str, Mapping[str, Any]]
     export_version: int | None = None
     num_added_items: int = 0
+    index: Mapping[str, Any] = field(default_factory=lambda: {"kind": str(IndexKind.FLAT)})
     recalls: tuple[int, ...] = ()
 
     @property
@@ -208,15 +214,23 @@ class Bundle:
         Raises:
             BundleMismatchError: the index holds other vectors than the graphs.
         """
-        index = ItemIndex.load(self._checked(INDEX), num_threads=num_threads)
+        neighbours = self.neighbours()
+        index = ItemIndex.load(self._checked(INDEX), num_threads=num_threads, neighbours=neighbours)
         num_modelled = self.manifest.model.num_items
-        same_size = index.num_items == num_modelled + self.manifest.num_added_items
+        num_items = num_modelled + self.manifest.num_added_items
+        same_size = {index.num_items, num_items if neighbours is None else neighbours.num_items} == {num_items}
         if not same_size or vectors_digest(index.vectors()[:num_modelled]) != self.manifest.item_matrix_sha256:
             raise BundleMismatchError(
                 f"{self.path / INDEX} holds other item vectors than the model of this bundle; "
                 "export the checkpoint again"
             )
         return index.without(self.catalogue().deleted) if self.deleted else index
+
+    def neighbours(self) -> Neighbours | None:
+        """What names candidates of an approximate search, checked; None where the search is exact."""
+        if self.manifest.index["kind"] == IndexKind.FLAT:
+            return None
+        return Neighbours.load(self._checked(NEIGHBOURS), effort=self.manifest.index["effort"])
 
     def graph_matrix(self, index: ItemIndex) -> NDArray[Any] | None:
         """The item matrix as this bundle's graphs hold it, so that all of them can use one; None if it must be theirs.

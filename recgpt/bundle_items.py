@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recgpt.bundle import INDEX, Bundle, write_catalogue, write_manifest
+from recgpt.bundle import INDEX, NEIGHBOURS, Bundle, write_catalogue, write_manifest
 from recgpt.data.ids import IdMap
 from recgpt.errors import DataError
 from recgpt.recall.catalogue import Catalogue
@@ -54,6 +54,10 @@ def write_with_items(
     catalogue, known = whole.catalogue(), whole.index().vectors()
     padding = np.zeros((1, known.shape[1]), dtype=np.float32)
     ItemIndex.build(np.concatenate([padding, known, vectors])).save(folder / INDEX)
+    neighbours = whole.neighbours()
+    if neighbours is not None:
+        neighbours.add(vectors)
+        neighbours.save(folder / NEIGHBOURS)
     longer = Catalogue(
         item_ids=IdMap((*catalogue.item_ids.ids, *items)),
         user_ids=catalogue.user_ids,

@@ -127,8 +127,8 @@ class _ServedRecaller(Recaller):
 
         def answer(ask: Ask[Any]) -> Any:
             match ask:
-                case Search(queries, k, among):
-                    return self.index.search(queries, k, among)
+                case Search(queries, k, among, excluded):
+                    return self.index.search(queries, k, among, excluded=excluded)
                 case TakeReserve():
                     return recording.call.take_reserve()
                 case _:

@@ -14,7 +14,7 @@ from recgpt.bundle import Bundle
 from recgpt.bundle_check import fingerprint_check
 from recgpt.errors import ConfigError, RecGPTError
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.recaller import RecallCore
+from recgpt.recall.core import RecallCore
 from recgpt.remote.attempts import AttemptRecord, Call
 from recgpt.remote.network import Network
 from recgpt.remote.policy import CallPolicy, TlsOptions

@@ -14,7 +14,8 @@ import numpy as np
 from recgpt.data.split import Split, Stage
 from recgpt.errors import DataError, QuotaError, ShortfallError
 from recgpt.metrics import NO_TARGET, NOT_FOUND, hit_rate_at_k, ndcg_at_k, target_rank
-from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
+from recgpt.recall.core import PretrainedOnlyWarning
+from recgpt.recall.recaller import Recaller
 from recgpt.types import BEHAVIOUR, Candidates, Int64Array, ItemId, PromptedHistory, RecallRequest
 
 CUTOFFS = (5, 10)

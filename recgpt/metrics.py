@@ -82,3 +82,14 @@ def target_rank(rows: Int64Array, scores: Float32Array, steps: Int64Array, targe
     if len(found) == 0:
         return NOT_FOUND
     return int(np.flatnonzero((steps == steps[found[0]]) & (scores == scores[found[0]]))[-1]) + 1
+
+
+def ann_recall_at_k(found: Int64Array, exact: Int64Array) -> float:
+    """Share of the exact answers that an approximate search finds, as a mean over queries.
+
+    Args:
+        found: (N, M) rows of the approximate search; 0 where it found none.
+        exact: (N, k) rows of the exact search, distinct in each list and above 0.
+    """
+    shares = [np.isin(rows, listed).mean() for rows, listed in zip(exact, found, strict=True)]
+    return float(np.mean(shares))

@@ -52,6 +52,7 @@ class Search(Ask[tuple[Int64Array, Float32Array]]):
     queries: Float32Array
     k: int
     among: Int64Array | None = None
+    excluded: Int64Array | None = None
 
 
 class TakeReserve(Ask[None]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from recgpt.bundle import (
     INDEX,
     MANIFEST,
     MODEL_CARD,
+    NEIGHBOURS,
     Bundle,
     Example,
     Manifest,
@@ -39,9 +41,11 @@ from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.index_fit import fit_neighbours
 from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
-from recgpt.types import RecallRequest
+from recgpt.types import Float32Array, RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
 TOLERANCE = 1e-4
@@ -106,6 +110,7 @@ def export_bundle(
     num_interests: Sequence[int] = (1, 2, 6),
     recalls: Sequence[int] | None = None,
     evaluation: Path | None = None,
+    index_kind: IndexKind = IndexKind.FLAT,
     say: Say = print,
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
@@ -121,6 +126,7 @@ def export_bundle(
         num_interests: the J of each fused graph.
         recalls: the J of each graph that recalls; None takes those of ``num_interests`` up to 2, if the format can.
         evaluation: what ``recgpt evaluate --json`` wrote of this checkpoint, for the model card.
+        index_kind: how items are searched; an approximate index is fitted to the checkpoint's example histories.
         say: told about each step.
 
     Returns:
@@ -144,7 +150,15 @@ def export_bundle(
     with _replacing(out, model_repository, manifest.version) as folder:
         folder.mkdir()
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
-        ItemIndex.build(matrix).save(folder / INDEX)
+        index = ItemIndex.build(matrix)
+        index.save(folder / INDEX)
+        if index_kind is not IndexKind.FLAT:
+            say(f"building the {index_kind} index")
+            queries = _example_interests(checkpoint, catalogue, reference, max(num_interests))
+            neighbours, facts = fit_neighbours(index, index_kind, queries)
+            neighbours.save(folder / NEIGHBOURS)
+            manifest = dataclasses.replace(manifest, index=facts)
+            say(f"it finds {facts['ann_recall_at_k']:.1%} of the exact {facts['k']} best")
         write_catalogue(folder, catalogue, examples_of(checkpoint))
         say("checking parity with PyTorch")
         candidate = graph_format.backend(graphs, reference.spec)
@@ -228,11 +242,24 @@ def _check_room(decoder: Decoder, num_interests: Sequence[int]) -> None:
         )
 
 
+def _example_interests(
+    checkpoint: Checkpoint, catalogue: Catalogue, backend: RecallBackend, num_interests: int
+) -> Float32Array:
+    """All interests (N, D) of the histories that the checkpoint keeps."""
+    output = backend.interests(_example_tokens(checkpoint, catalogue, backend.spec, num_interests), num_interests)
+    return output.interests.reshape(-1, backend.spec.hidden_size)
+
+
 def _parity_batches(checkpoint: Checkpoint, catalogue: Catalogue, spec: ModelSpec, max_interests: int) -> list[Tokens]:
     """Random histories, and the real ones that the checkpoint keeps."""
-    encoded = [encode_request(request, catalogue, prompt_tuned=False) for request in _example_requests(checkpoint)]
-    real = batch_tokens(encoded, max_history=spec.max_length - (max_interests - 1))
+    real = _example_tokens(checkpoint, catalogue, spec, max_interests)
     return [*random_batches(spec, max_interests=max_interests), real]
+
+
+def _example_tokens(checkpoint: Checkpoint, catalogue: Catalogue, spec: ModelSpec, max_interests: int) -> Tokens:
+    encoded = [encode_request(request, catalogue, prompt_tuned=False) for request in _example_requests(checkpoint)]
+    # One decode is compared even where a single interest is asked for.
+    return batch_tokens(encoded, max_history=spec.max_length - max(max_interests - 1, 1))
 
 
 def _example_requests(checkpoint: Checkpoint) -> list[RecallRequest]:

@@ -113,19 +113,24 @@ def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tok
     lengths = np.array([min(len(request.item_rows), max_history) for request in requests], dtype=np.int64)
     item_rows = np.zeros((len(requests), lengths.max()), dtype=np.int64)
     segments = np.zeros_like(item_rows)
-    num_excluded = max(1, *(len(request.never_generated) for request in requests))
-    excluded = np.zeros((len(requests), num_excluded), dtype=np.int64)
     for position, (request, length) in enumerate(zip(requests, lengths, strict=True)):
         item_rows[position, :length] = request.item_rows[-length:]
         segments[position, :length] = request.segments[-length:]
-        excluded[position, : len(request.never_generated)] = request.never_generated
     return Tokens(
         user_rows=np.array([request.user_row for request in requests], dtype=np.int64),
         item_rows=item_rows,
         segments=segments,
         lengths=lengths,
-        excluded=excluded,
+        excluded=pad_rows([request.never_generated for request in requests]),
     )
+
+
+def pad_rows(rows: Sequence[Int64Array | Sequence[int]]) -> Int64Array:
+    """Rows of N requests, of any number each, filled up with 0: (N, E) int64, E at least 1."""
+    padded = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)
+    for listed, given in zip(padded, rows, strict=True):
+        listed[: len(given)] = given
+    return padded
 
 
 def _check_shortfall(request: EncodedRequest, num_items: int) -> None:

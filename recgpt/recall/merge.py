@@ -38,14 +38,14 @@ def default_quotas(k: int, *, prompt_tuned: bool) -> tuple[int, ...]:
     return (k - second, second) if prompt_tuned and k > 1 else (k,)
 
 
-def num_to_search(quotas: Sequence[int], num_excluded: int, *, merge: str = "quotas") -> int:
-    """How many items each step must look up so that k are surely found after the exclusions.
+def num_to_search(quotas: Sequence[int], *, merge: str = "quotas") -> int:
+    """How many items that are not excluded each step must look up so that k are surely found.
 
-    By quotas, step j loses at most the excluded items and what the steps before it took; the last step has the most to
-    skip. The fusions need their pool besides.
+    By quotas, step j loses at most what the steps before it took; the last step has the most to skip. The fusions need
+    their pool.
     """
     k = sum(quotas)
-    return (k if merge == "quotas" else _pool_size(k)) + num_excluded
+    return k if merge == "quotas" else _pool_size(k)
 
 
 def merge_by_quotas(

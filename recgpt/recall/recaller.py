@@ -1,185 +1,19 @@
-"""Multi-interest recall: the one algorithm above every backend.
-
-requests -> rows -> interests (backend) -> one batched search (item index) -> merge -> candidates
-"""
+"""Recall over a backend that blocks: the algorithm of ``recgpt.recall.core``, its questions answered here."""
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
-
-from recgpt.asking import Ask, Steps, drive
+from recgpt.asking import Ask, drive
 from recgpt.backends.asks import Search, ask_backend
-from recgpt.backends.base import Backend, InterestsOutput, Model
-from recgpt.errors import BundleMismatchError, RequestError
-from recgpt.recall.answers import Answer, answer_of, popular_answer
+from recgpt.backends.base import Backend
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.clock import Clock
-from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
+from recgpt.recall.core import RecallCore
 from recgpt.recall.index import ItemIndex
-from recgpt.recall.ladder import fewer_quotas, reach
-from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
-from recgpt.types import (
-    Candidates,
-    Float32Array,
-    Int64Array,
-    ItemId,
-    RecallRequest,
-    UserId,
-)
-
-# Searches up to about this deep cost much the same.
-_MIN_DEPTH = 64
-
-# A request that excludes more than this is searched by itself, among what it leaves. To look past more costs more.
-_MAX_SKIPPED = 512
-
-# Rows and scores of the steps' lists of one request, both (J, N), best first.
-_Lists = tuple[Int64Array, Float32Array]
-
-
-class PretrainedOnlyWarning(UserWarning):
-    """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
-
-
-class RecallCore:
-    """The algorithm without anybody who answers its questions: what the blocking and the awaiting faces share.
-
-    Args:
-        model: sizes of the model, and its fused graphs.
-        index: finds items for interests; of the same export as the model.
-        catalogue: ids and popularity; of the same export as the model.
-        prompt_tuned: whether the model went through stage 2; decides the default quotas.
-
-    Raises:
-        BundleMismatchError: model, index and catalogue are of different sizes.
-    """
-
-    def __init__(self, model: Model, index: ItemIndex, catalogue: Catalogue, *, prompt_tuned: bool) -> None:
-        spec = model.spec
-        expected = (spec.num_items, spec.hidden_size, spec.num_users)
-        found = (catalogue.num_modelled, index.size, len(catalogue.user_ids))
-        if found != expected or index.num_items != catalogue.num_recallable:
-            raise BundleMismatchError(
-                f"the model has {spec.num_items} items of width {spec.hidden_size} and {spec.num_users} users, the "
-                f"index {index.num_items} items of width {index.size}, the id maps {len(catalogue.item_ids)} items and "
-                f"{len(catalogue.user_ids)} users; expected all from one export: run export/to_onnx.py again"
-            )
-        self._model = model
-        self._index = index
-        self._catalogue = catalogue
-        self._prompt_tuned = prompt_tuned
-
-    @property
-    def index(self) -> ItemIndex:
-        """Finds items for interests."""
-        return self._index
-
-    @property
-    def catalogue(self) -> Catalogue:
-        """Ids and popularity."""
-        return self._catalogue
-
-    @property
-    def prompt_tuned(self) -> bool:
-        """Whether the model went through stage 2."""
-        return self._prompt_tuned
-
-    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool = False) -> Steps[list[Candidates]]:
-        """``Recaller.recall_many`` as an algorithm that asks for runs of the model and for searches.
-
-        Args:
-            requests: any mix of k, quotas, merges and history lengths.
-            degrade: answer with less if a server fails, and say so in the answer.
-        """
-        clock = Clock()
-        encoded = [self._encode(request) for request in requests]
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for position, request in enumerate(encoded):
-            groups[_group(request)].append(position)
-        if not self.prompt_tuned and any(num_interests > 1 for num_interests, _ in groups):
-            warnings.warn(
-                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
-                PretrainedOnlyWarning,
-                stacklevel=4,  # whoever called the face that drives this
-            )
-        clock.lap("encode")
-        answers: dict[int, Answer] = {}
-        for (num_interests, _), positions in groups.items():
-            group = [encoded[position] for position in positions]
-            if num_interests:
-                found = yield from self._recall_group(group, num_interests, clock, degrade=degrade)
-            else:
-                found = [popular_answer(request, self.catalogue) for request in group]
-            answers.update(zip(positions, found, strict=True))
-            clock.lap("merge")
-        timings = clock.timings()
-        return [
-            Candidates(
-                **answers[position],
-                cold_start=request.cold_start,
-                timings=timings,
-                num_unknown_filters=request.num_unknown_filters,
-            )
-            for position, request in enumerate(encoded)
-        ]
-
-    def _encode(self, request: RecallRequest) -> EncodedRequest:
-        if not isinstance(request, RecallRequest):
-            raise RequestError(f"expected a RecallRequest, got {request!r}")
-        encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
-        window = self._model.spec.max_length
-        check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
-        return encoded
-
-    def _recall_group(
-        self, group: list[EncodedRequest], num_interests: int, clock: Clock, *, degrade: bool
-    ) -> Steps[list[Answer]]:
-        tokens = batch_tokens(group, max_history=self._model.spec.max_length - (num_interests - 1))
-        clock.lap("encode")
-        reached = yield from reach(self._model.fused, tokens, num_interests, degrade=degrade)
-        clock.lap("interests")
-        output = reached.output
-        if output is None:
-            return [popular_answer(request, self.catalogue, reached.degraded) for request in group]
-        lists = yield from self._search(group, output)
-        clock.lap("search")
-        answers = []
-        for position, request in enumerate(group):
-            quotas = fewer_quotas(request.quotas, output.interests.shape[1])
-            merged = MERGE_FUNCTIONS[request.merge](*lists[position], quotas, request.excluded)
-            answers.append(answer_of(self.catalogue, *merged, output.generated_rows[position], reached.degraded))
-        return answers
-
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[dict[int, _Lists]]:
-        """The lists of each request, by its place: those without filters in one search, the others one by one."""
-        found: dict[int, _Lists] = {}
-        together = []
-        for place, request in enumerate(group):
-            among = self._among(request)
-            if among is None:
-                together.append(place)
-            else:
-                depth = num_to_search(request.quotas, 0, merge=request.merge)
-                found[place] = yield from Search(output.interests[place], depth, among)
-        if together:
-            queries = output.interests[together]
-            depth = max(_depth(group[place]) for place in together)
-            rows, scores = yield from Search(queries.reshape(-1, queries.shape[2]), depth)
-            shape = (*queries.shape[:2], -1)
-            found.update(zip(together, zip(rows.reshape(shape), scores.reshape(shape), strict=True), strict=True))
-        return found
-
-    def _among(self, request: EncodedRequest) -> Int64Array | None:
-        """The rows that a request's search has to be confined to; None if it may look at all."""
-        if request.allowed is not None or len(request.excluded) <= _MAX_SKIPPED:
-            return request.allowed
-        return np.setdiff1d(self.index.rows, list(request.excluded), assume_unique=True)
+from recgpt.recall.layout import Layout
+from recgpt.types import Candidates, ItemId, RecallRequest, UserId
 
 
 class Recaller(RecallCore):
@@ -192,13 +26,22 @@ class Recaller(RecallCore):
         index: finds items for interests; of the same export as the model.
         catalogue: ids and popularity; of the same export as the model.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
+        layout: where the items that are fed back come from.
 
     Raises:
         BundleMismatchError: backend, index and catalogue are of different sizes.
     """
 
-    def __init__(self, backend: Backend, index: ItemIndex, catalogue: Catalogue, *, prompt_tuned: bool) -> None:
-        super().__init__(backend, index, catalogue, prompt_tuned=prompt_tuned)
+    def __init__(
+        self,
+        backend: Backend,
+        index: ItemIndex,
+        catalogue: Catalogue,
+        *,
+        prompt_tuned: bool,
+        layout: Layout = Layout.FUSED,
+    ) -> None:
+        super().__init__(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout)
         self._backend = backend
 
     @property
@@ -263,19 +106,5 @@ class Recaller(RecallCore):
 
     def _answer_to(self, ask: Ask[Any]) -> Any:
         if isinstance(ask, Search):
-            return self.index.search(ask.queries, ask.k, ask.among)
+            return self.index.search(ask.queries, ask.k, ask.among, excluded=ask.excluded)
         return ask_backend(self.backend, ask)
-
-
-def _group(request: EncodedRequest) -> tuple[int, int]:
-    """What requests share that are computed together: number of interests, 0 for popular items, and depth of search.
-
-    So one user with a very long history does not make the search of all others as deep.
-    """
-    if request.cold_start.popular:
-        return 0, 0
-    return len(request.quotas), max(_depth(request), _MIN_DEPTH).bit_length()
-
-
-def _depth(request: EncodedRequest) -> int:
-    return num_to_search(request.quotas, len(request.excluded), merge=request.merge)

@@ -60,6 +60,13 @@ def test_items_that_were_shown_and_not_clicked_are_read_and_stay_candidates(
     assert not np.allclose(found.scores[:297], clicked.scores)
 
 
+@pytest.mark.parametrize("layout", ["fused", "index"])
+def test_every_layout_recalls_what_pytorch_recalls(layout: str, export: Export, reference: Recaller) -> None:
+    requests = random_requests(60, seed=3)
+    with Engine.load(export.bundle, num_threads=1, layout=layout) as chosen:
+        assert_same(chosen.recall_many(requests), reference.recall_many(requests))
+
+
 def test_one_by_one_gives_the_same_as_all_at_once(engine: Engine) -> None:
     requests = random_requests(30, seed=1)
     assert_same([engine.recall_many([request])[0] for request in requests], engine.recall_many(requests))

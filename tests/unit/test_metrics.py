@@ -3,7 +3,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from recgpt.metrics import gains_at_k, hit_rate_at_k, hits_at_k, ndcg_at_k, set_recall_at_k, target_rank
+from recgpt.metrics import (
+    ann_recall_at_k,
+    gains_at_k,
+    hit_rate_at_k,
+    hits_at_k,
+    ndcg_at_k,
+    set_recall_at_k,
+    target_rank,
+)
 
 
 def test_hit_rate_counts_ranks_up_to_k() -> None:
@@ -31,6 +39,13 @@ def test_set_recall_by_hand() -> None:
     ranks = np.array([[1, 0, 10], [11, 0, 0], [4, -1, 12], [-1, 2, -1]], dtype=np.int64)
     assert set_recall_at_k(ranks, 10) == pytest.approx((2 / 3 + 0 + 1 / 2 + 1) / 4)
     assert set_recall_at_k(ranks, 1) == pytest.approx((1 / 3) / 4)
+
+
+def test_ann_recall_by_hand() -> None:
+    exact = np.array([[1, 2, 3, 4], [9, 8, 7, 6]], dtype=np.int64)
+    found = np.array([[4, 1, 5, 3], [1, 2, 0, 0]], dtype=np.int64)  # three of four; none
+    assert ann_recall_at_k(found, exact) == pytest.approx(3 / 8)
+    assert ann_recall_at_k(exact[:, ::-1], exact) == 1.0
 
 
 def test_set_recall_of_one_target_is_the_hit_rate() -> None:

@@ -9,10 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import ToyBackend, ToyModel, recall_by_hand
 
-from recgpt.errors import BundleMismatchError, QuotaError, RequestError, ShortfallError
+from recgpt.data.ids import IdMap
+from recgpt.errors import BundleMismatchError, ConfigError, QuotaError, RequestError, ShortfallError
+from recgpt.recall.core import PretrainedOnlyWarning
 from recgpt.recall.index import ItemIndex
+from recgpt.recall.layout import Layout, layout_of
 from recgpt.recall.merge import default_quotas
-from recgpt.recall.recaller import PretrainedOnlyWarning, Recaller
+from recgpt.recall.recaller import Recaller
 from recgpt.types import MERGES, Candidates, RecallRequest
 
 PROPERTIES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -71,7 +74,8 @@ def rows_of(ids: list[int | str]) -> set[int]:
 def cases(draw: st.DrawFn, *, max_requests: int) -> tuple[ToyModel, Recaller, list[RecallRequest]]:
     model = ToyModel(seed=draw(st.integers(0, 10_000)), num_items=draw(st.integers(17, 40)))
     strings = draw(st.booleans())
-    recaller = model.recaller(fused=draw(st.sampled_from(FUSED)), strings=strings)
+    layout = draw(st.sampled_from(Layout))
+    recaller = model.recaller(fused=draw(st.sampled_from(FUSED)), strings=strings, layout=layout)
     requests = draw(st.lists(requests_for(model, strings=strings), min_size=1, max_size=max_requests))
     return model, recaller, requests
 
@@ -456,3 +460,42 @@ def test_parts_of_different_models_are_refused() -> None:
     for wrong_catalogue in (other, crowd):
         with pytest.raises(BundleMismatchError, match="one export"):
             Recaller(backend, index, wrong_catalogue.catalogue(), prompt_tuned=True)
+
+
+def test_the_index_layout_asks_no_graph_for_an_item() -> None:
+    model = ToyModel()
+    recaller = model.recaller(fused=(1, 2), layout=Layout.INDEX)
+    recaller.recall_many([RecallRequest(history=[10], k=4, quotas=(2, 1, 1)) for _ in range(3)])
+    assert recaller.backend.calls == ["interests_1"] * 3
+
+
+def test_an_item_that_the_model_does_not_know_is_never_fed_back_however_well_it_scores() -> None:
+    model = ToyModel(num_items=30)
+    fused = model.recaller(layout=Layout.FUSED)
+    recaller = model.recaller(layout=Layout.INDEX)
+    # Behind the model's items stand 20 that score higher than any of them; the first list holds nothing else.
+    for one in (fused, recaller):
+        best = 9 * np.sign(model.interest(0, [(1, 0)])).astype(np.float32)
+        one._index = ItemIndex.build(np.concatenate([model.items, np.tile(best, (20, 1))]).astype(np.float32))
+        one._catalogue = dataclasses.replace(
+            model.catalogue(),
+            item_ids=IdMap([10 * row for row in range(1, 51)]),
+            popularity=np.zeros(51, dtype=np.int64),
+            num_added=20,
+        )
+    for quotas in ((2, 1), (1, 1, 1)):
+        expected, found = (one.recall([10], k=3, quotas=quotas) for one in (fused, recaller))
+        assert expected.item_ids[0] > 300
+        assert (found.item_ids, found.generated_ids) == (expected.item_ids, expected.generated_ids)
+
+
+def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
+    assert layout_of("index") is Layout.INDEX
+    with pytest.raises(ConfigError, match="'fast': expected one of fused, index, auto"):
+        layout_of("fast")
+
+
+def test_auto_searches_in_the_loop_where_it_was_measured_to_be_faster() -> None:
+    assert not Layout.AUTO.searches_in_loop(12_000, 1)
+    assert Layout.AUTO.searches_in_loop(12_000, 256)
+    assert Layout.AUTO.searches_in_loop(1_000_000, 1)

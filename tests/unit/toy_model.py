@@ -16,6 +16,7 @@ from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens,
 from recgpt.data.ids import IdMap
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex
+from recgpt.recall.layout import Layout
 from recgpt.recall.recaller import Recaller
 from recgpt.types import ItemId, RecallRequest
 
@@ -56,10 +57,18 @@ class ToyModel:
             popularity=self.popularity.astype(np.int64),
         )
 
-    def recaller(self, *, fused: Iterable[int] = (2, 6), prompt_tuned: bool = True, strings: bool = False) -> Recaller:
+    def recaller(
+        self,
+        *,
+        fused: Iterable[int] = (2, 6),
+        prompt_tuned: bool = True,
+        strings: bool = False,
+        layout: Layout = Layout.FUSED,
+    ) -> Recaller:
         backend = ToyBackend(self, fused=fused)
         index = ItemIndex.build(self.items.astype(np.float32))
-        return Recaller(backend, index, self.catalogue(strings=strings), prompt_tuned=prompt_tuned)
+        catalogue = self.catalogue(strings=strings)
+        return Recaller(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout)
 
 
 def fold(total: np.ndarray) -> np.ndarray:

@@ -19,7 +19,7 @@ from recgpt.errors import RecGPTError, RequestError
 from recgpt.one_hop.answering import answer_all
 from recgpt.one_hop.engine_codec import EngineCodec
 from recgpt.one_hop.remote import marked
-from recgpt.recall.recaller import PretrainedOnlyWarning
+from recgpt.recall.core import PretrainedOnlyWarning
 
 # How often to look for items that were deleted.
 FOLLOW_S = 2.0

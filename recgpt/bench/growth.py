@@ -1,0 +1,187 @@
+"""One catalogue of any size with a model over it, and every way to recall from it: who is timed as catalogues grow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+from recgpt.backends.base import ModelSpec
+from recgpt.backends.eager import model_spec
+from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.tensors import NamedArrays
+from recgpt.bench.catalogues import item_vectors
+from recgpt.config import ModelConfig
+from recgpt.data.ids import IdMap
+from recgpt.graphs.modules import Interests
+from recgpt.graphs.onnx_writer import MAX_BYTES, write_onnx
+from recgpt.metrics import ann_recall_at_k
+from recgpt.model.decoder import Decoder
+from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.encoding import batch_tokens, encode_request, pad_rows
+from recgpt.recall.index import ItemIndex
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.index_fit import FOUND, fit_neighbours
+from recgpt.recall.layout import Layout
+from recgpt.recall.recaller import Recaller
+from recgpt.signature import GraphSpec, interests_spec
+from recgpt.types import Float32Array, RecallRequest
+
+NUM_INTERESTS = 2
+FIT_QUERIES = 128
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to recall: where generated items come from, and how items are searched."""
+
+    layout: Layout
+    kind: IndexKind
+
+    @property
+    def name(self) -> str:
+        """For rows and plots."""
+        layout = "fused graph" if self.layout is Layout.FUSED else "index in the loop"
+        return f"{layout}, {'exact' if self.kind is IndexKind.FLAT else self.kind}"
+
+
+REFERENCE = Way(Layout.FUSED, IndexKind.FLAT)
+WAYS = (REFERENCE, *(Way(Layout.INDEX, kind) for kind in IndexKind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    """A catalogue of generated vectors and a decoder of random weights over it, its graphs on disk.
+
+    Attributes:
+        vectors: (V, D) float32 unit vectors.
+        spec: sizes of the decoder.
+        files: the graphs.
+    """
+
+    vectors: Float32Array
+    spec: ModelSpec
+    files: Mapping[str, Path]
+
+    @staticmethod
+    def make(num_items: int, folder: Path) -> Grown:
+        """Draws the vectors, and exports the graphs unless they are in the folder already."""
+        config = ModelConfig()
+        vectors = item_vectors(num_items, config.hidden_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            decoder = Decoder(config, num_items=num_items, num_users=1).eval()
+        with torch.no_grad():
+            decoder.item_embedding.weight[1:] = torch.from_numpy(vectors)
+        files = {}
+        for number in (1, NUM_INTERESTS):
+            path = folder / f"{num_items}" / f"{interests_spec(number).name}.onnx"
+            if not path.is_file():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_onnx(Interests(decoder, number), path, metadata={})
+            files[path.stem] = path
+        return Grown(vectors=vectors, spec=model_spec(decoder), files=files)
+
+    @cached_property
+    def catalogue(self) -> Catalogue:
+        """Ids that are the rows."""
+        num_items = self.spec.num_items
+        popularity = np.zeros(num_items + 1, dtype=np.int64)
+        return Catalogue(item_ids=IdMap(range(1, num_items + 1)), user_ids=IdMap([1]), popularity=popularity)
+
+    def requests(self, number: int, *, seed: int) -> list[RecallRequest]:
+        """For 100 items by quotas (90, 10), with histories of 3 to 30 items."""
+        generator = np.random.default_rng(seed)
+        lengths = generator.integers(3, 31, number)
+        histories = [generator.integers(1, self.spec.num_items + 1, length).tolist() for length in lengths]
+        return [RecallRequest(history=history, k=FOUND, quotas=(90, 10)) for history in histories]
+
+
+def refusal(num_items: int) -> str | None:
+    """Why a catalogue of this size cannot be measured, if it cannot."""
+    num_bytes = 4 * num_items * ModelConfig().hidden_size
+    if num_bytes > MAX_BYTES:
+        return f"the item table has {num_bytes / 1e9:.1f} GB, and an ONNX file holds at most {MAX_BYTES / 1e9:.1f} GB"
+    return None
+
+
+@dataclass
+class Indexes:
+    """The indexes of one catalogue, each built once and shared by all ways that search it.
+
+    Attributes:
+        facts: what each approximate index says of itself, ``build_s`` among it.
+    """
+
+    grown: Grown
+    num_threads: int
+    facts: dict[IndexKind, dict[str, Any]] = field(default_factory=dict)
+    _built: dict[IndexKind, ItemIndex] = field(default_factory=dict)
+
+    def __getitem__(self, kind: IndexKind) -> ItemIndex:
+        if kind not in self._built:
+            self._built[kind] = self._build(kind)
+        return self._built[kind]
+
+    def recall(self, kind: IndexKind, requests: Sequence[RecallRequest]) -> float:
+        """``ann_recall_at_k`` at 100 for the interests of requests, their histories excluded."""
+        queries, excluded = self._queries(requests)
+        expected, _ = self[IndexKind.FLAT].search(queries, FOUND, excluded=excluded)
+        return ann_recall_at_k(self[kind].search(queries, FOUND, excluded=excluded)[0], expected)
+
+    def _build(self, kind: IndexKind) -> ItemIndex:
+        if kind is IndexKind.FLAT:
+            padding = np.zeros((1, self.grown.spec.hidden_size), dtype=np.float32)
+            return ItemIndex.build(np.concatenate([padding, self.grown.vectors]), num_threads=self.num_threads)
+        started = time.perf_counter()
+        queries, _ = self._queries(self.grown.requests(FIT_QUERIES // NUM_INTERESTS, seed=1))
+        neighbours, facts = fit_neighbours(self[IndexKind.FLAT], kind, queries)
+        self.facts[kind] = facts | {"build_s": time.perf_counter() - started}
+        return self[IndexKind.FLAT].approximate(neighbours)
+
+    def _queries(self, requests: Sequence[RecallRequest]) -> tuple[Float32Array, Any]:
+        """Interests (N J, D), and the rows (N J, E) of each one's history."""
+        spec = self.grown.spec
+        encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
+        tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
+        backend = SessionBackend(self.grown, num_threads=self.num_threads, numbers=(NUM_INTERESTS,))
+        interests = backend.interests(tokens, NUM_INTERESTS).interests
+        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
+        return interests.reshape(-1, spec.hidden_size), excluded
+
+
+def open_way(way: Way, grown: Grown, indexes: Indexes) -> Recaller:
+    """A recaller with only the graphs that its layout needs."""
+    numbers = (NUM_INTERESTS,) if way.layout is Layout.FUSED else (1,)
+    backend = SessionBackend(grown, num_threads=indexes.num_threads, numbers=numbers)
+    return Recaller(backend, indexes[way.kind], grown.catalogue, prompt_tuned=True, layout=way.layout)
+
+
+class SessionBackend(GraphBackend):
+    """Some graphs of a catalogue; the engine's backend wants ``prefill`` and ``decode`` as well."""
+
+    def __init__(self, grown: Grown, *, num_threads: int, numbers: Sequence[int]) -> None:
+        super().__init__(grown.spec, numbers)
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads, options.intra_op_num_threads = 1, num_threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._sessions = {
+            name: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            for name, path in grown.files.items()
+            if name in {interests_spec(number).name for number in numbers}
+        }
+
+    def close(self) -> None:
+        """Lets go of the sessions."""
+        self._sessions = {}
+
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        names = [tensor.name for tensor in graph.outputs]
+        return dict(zip(names, self._sessions[graph.name].run(names, feeds), strict=True))

@@ -1,0 +1,101 @@
+"""What a benchmark of growing catalogues says: table, plot, and from where on which layout is the faster one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from recgpt.bench.growth import REFERENCE, WAYS, Way
+from recgpt.bench.plots import FAINT, INK, save_figure
+from recgpt.bench.results import Result, Row
+from recgpt.bench.tables import significant
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.layout import Layout
+
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+_COLOURS = dict(zip((way.name for way in WAYS), ("#222222", "#0072B2", "#E69F00", "#D55E00", "#009E73"), strict=True))
+_LOOP = Way(Layout.INDEX, IndexKind.FLAT)
+
+
+def crossover(rows: Sequence[Row]) -> list[dict[str, int]]:
+    """For each size of the catalogue the least batch from which on the exact index in the loop is the faster layout.
+
+    On one thread. What ``recgpt.recall.layout`` holds is made of this.
+    """
+    found = []
+    single = [row for row in rows if row.facts["num_threads"] == 1]
+    for num_items in sorted({int(row.facts["num_items"] or 0) for row in single}):
+        cells: dict[int, dict[str, float]] = {}
+        for row in single:
+            if row.facts["num_items"] == num_items:
+                cells.setdefault(int(row.facts["batch"] or 0), {})[row.name] = row.latency_ms["p50"]
+        faster = [batch for batch, p50 in cells.items() if p50[_LOOP.name] < p50[REFERENCE.name]]
+        found += [{"num_items": num_items, "least_batch": min(faster)}] if faster else []
+    return found
+
+
+def show_growth(result: Result, console: Console) -> None:
+    """One line a row."""
+    table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)
+    for heading in ("items", "threads", "batch", "", "ms, p50", "p90", "times as fast", "recall@100", "same lists"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in result.rows:
+        facts = row.facts
+        table.add_row(
+            f"{facts['num_items']:,}",
+            str(facts["num_threads"]),
+            str(facts["batch"]),
+            row.name,
+            significant(row.latency_ms["p50"]),
+            significant(row.latency_ms["p90"]),
+            f"{facts['ratio_to_reference']:.2f}",
+            f"{facts['ann_recall_at_100']:.3f}",
+            f"{facts['identical_lists']:.1%}",
+        )
+    console.print(table)
+    for name, reason in result.method["missing"].items():
+        console.print(f"{name} were not measured: {reason}", markup=False)
+    for cell in result.method["crossover"]:
+        console.print(f"{cell['num_items']:,} items: the loop is faster from batches of {cell['least_batch']} on")
+
+
+def plot_growth(source: Path, target: Path) -> None:
+    """Draws median and p90 over the number of items, one panel a batch size and number of threads.
+
+    Args:
+        source: JSON of ``benchmarks/catalogue_growth.py``.
+        target: PNG to write.
+    """
+    result = Result.load(source)
+    panels: dict[tuple[int, int], list[Row]] = {}
+    for row in result.rows:
+        panels.setdefault((int(row.facts["batch"] or 0), int(row.facts["num_threads"] or 0)), []).append(row)
+    figure = Figure(figsize=(4.2 * len(panels) + 0.6, 4.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, ((batch, threads), rows) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+    ):
+        for way in WAYS:
+            mine = [row for row in rows if row.name == way.name]
+            if not mine:
+                continue
+            sizes = [int(row.facts["num_items"] or 0) for row in mine]
+            for percentile, style in (("p50", "-"), ("p90", ":")):
+                values = [row.latency_ms[percentile] for row in mine]
+                label = way.name if percentile == "p50" else None
+                axes.plot(sizes, values, style, color=_COLOURS[way.name], marker="o", markersize=4, label=label)
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}", color=INK, fontsize=11)
+        axes.set_xlabel("items", color=FAINT, fontsize=9)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.tick_params(colors=FAINT, labelsize=9)
+    figure.axes[0].set_ylabel("ms: median, and p90 dotted", color=FAINT, fontsize=9)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(result.method["title"], color=INK, fontsize=13, fontweight="bold")
+    save_figure(figure, target)

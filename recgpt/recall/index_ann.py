@@ -1,0 +1,146 @@
+"""Approximate search: Faiss indexes that name candidates without looking at every item.
+
+    hnsw      a graph of near items, over vectors in 8 bits
+    ivf       lists by cell, vectors in float32
+    ivf_sq8   lists by cell, vectors in 8 bits
+
+What they name is scored exactly elsewhere, so codes in 8 bits cost candidates, not scores. How far a search goes is its
+effort: candidates kept on the way for hnsw, cells looked into for the others. Knows vectors and positions only.
+
+Cells are made by inner products with centroids: for unit vectors these are the nearest ones. Where lengths differ, long
+vectors draw to few cells, and it takes more effort to find as much.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from recgpt.errors import BundleCorruptError, ConfigError
+from recgpt.extras import require
+from recgpt.types import Float32Array, Int64Array
+
+
+class IndexKind(StrEnum):
+    """How items are searched: all of them, exactly, or by one of the ways above."""
+
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF = "ivf"
+    IVF_SQ8 = "ivf_sq8"
+
+
+CANDIDATES_PER_FOUND = 2
+"""How many to ask for: scores in 8 bits put the last ones of exactly k in a wrong order."""
+
+# What Faiss asks for at least to train a cell, and what it is given where there are more items.
+_LEAST_PER_CELL, _TRAINING_PER_CELL = 39, 64
+_HNSW_NEIGHBOURS, _HNSW_BUILD_EFFORT = 32, 80
+
+
+class Neighbours:
+    """A trained index that names candidates. Safe to search from several threads.
+
+    Args:
+        index: an HNSW or IVF index of Faiss with inner products.
+        effort: of one search.
+    """
+
+    def __init__(self, index: Any, *, effort: int) -> None:
+        self._faiss = require("faiss")
+        self._index = index
+        self.effort = effort
+
+    @classmethod
+    def build(cls, kind: IndexKind, vectors: Float32Array, *, seed: int = 0) -> Neighbours:
+        """Trains and fills an index of effort 1.
+
+        Args:
+            kind: any but FLAT.
+            vectors: (V, D) float32.
+            seed: of what is drawn to train on.
+
+        Raises:
+            ConfigError: a flat index names no candidates.
+        """
+        if kind is IndexKind.FLAT:
+            raise ConfigError("a flat index is searched as it is; expected one of the approximate kinds")
+        index = _untrained(kind, *vectors.shape)
+        num_training = min(len(vectors), _TRAINING_PER_CELL * max(1, num_cells(len(vectors))))
+        index.train(vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:num_training])])
+        index.add(np.ascontiguousarray(vectors))
+        return cls(index, effort=1)
+
+    @classmethod
+    def load(cls, path: Path, *, effort: int) -> Neighbours:
+        """Reads what ``save`` wrote; check its hash first. BundleCorruptError if it is no such index."""
+        faiss = require("faiss")
+        try:
+            index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise BundleCorruptError(f"{path}: not a readable index; export the checkpoint again") from error
+        if not isinstance(index, faiss.IndexIVF | faiss.IndexHNSW):
+            raise BundleCorruptError(f"{path}: expected an HNSW or IVF index; export the checkpoint again")
+        return cls(index, effort=effort)
+
+    def save(self, path: Path) -> None:
+        """Writes the index to a file; OSError if it cannot."""
+        path.write_bytes(self._faiss.serialize_index(self._index).data)
+
+    @property
+    def num_items(self) -> int:
+        """How many vectors it holds."""
+        return int(self._index.ntotal)
+
+    @property
+    def max_effort(self) -> int:
+        """What looks at every item."""
+        return int(self._index.nlist) if isinstance(self._index, self._faiss.IndexIVF) else self.num_items
+
+    @property
+    def parameters(self) -> dict[str, int]:
+        """What it was built with."""
+        if isinstance(self._index, self._faiss.IndexIVF):
+            return {"num_cells": int(self._index.nlist)}
+        hnsw = self._index.hnsw
+        return {"num_neighbours": int(hnsw.nb_neighbors(1)), "build_effort": int(hnsw.efConstruction)}
+
+    def add(self, vectors: Float32Array) -> None:
+        """Adds vectors behind those it holds, by the cells that it has."""
+        self._index.add(np.ascontiguousarray(vectors))
+
+    def candidates(self, queries: Float32Array, number: int) -> Int64Array:
+        """Positions (N, number) of candidates, the best by the index's own scores first; -1 where it found no more."""
+        if isinstance(self._index, self._faiss.IndexIVF):
+            parameters = self._faiss.SearchParametersIVF(nprobe=self.effort)
+        else:
+            parameters = self._faiss.SearchParametersHNSW(efSearch=max(self.effort, number))
+        positions: Int64Array = self._index.search(queries, number, params=parameters)[1]
+        return positions
+
+
+def num_cells(num_items: int) -> int:
+    """Cells of an IVF index: the power of two next to four times the square root of V, but none with too few items."""
+    wanted, most = 4 * math.sqrt(max(1, num_items)), max(1, num_items // _LEAST_PER_CELL)
+    return 1 << min(round(math.log2(wanted)), int(math.log2(most)))
+
+
+def _untrained(kind: IndexKind, num_items: int, size: int) -> Any:
+    faiss = require("faiss")
+    product, code = faiss.METRIC_INNER_PRODUCT, faiss.ScalarQuantizer.QT_8bit
+    if kind is IndexKind.HNSW:
+        index = faiss.IndexHNSWSQ(size, code, _HNSW_NEIGHBOURS, product)
+        index.hnsw.efConstruction = _HNSW_BUILD_EFFORT
+        return index
+    centroids = faiss.IndexFlatIP(size)
+    if kind is IndexKind.IVF:
+        index = faiss.IndexIVFFlat(centroids, size, num_cells(num_items), product)
+    else:
+        index = faiss.IndexIVFScalarQuantizer(centroids, size, num_cells(num_items), code, product, False)
+    index.own_fields = True
+    centroids.this.disown()
+    return index

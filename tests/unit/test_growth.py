@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import numpy as np
+
+from recgpt.bench.catalogues import item_vectors, query_vectors
+from recgpt.bench.growth import REFERENCE, Way
+from recgpt.bench.growth_report import crossover
+from recgpt.bench.results import Row
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.layout import Layout
+
+LOOP = Way(Layout.INDEX, IndexKind.FLAT)
+
+
+def row(way: Way, num_items: int, batch: int, latency: int, num_threads: int = 1) -> Row:
+    facts = {"num_items": num_items, "batch": batch, "num_threads": num_threads}
+    return Row(name=way.name, facts=facts, samples_ns=(latency,))
+
+
+def test_the_crossover_is_the_least_batch_at_which_the_loop_wins() -> None:
+    rows = [
+        *(row(REFERENCE, 10, batch, 5) for batch in (1, 8, 32)),
+        *(row(LOOP, 10, batch, latency) for batch, latency in ((1, 9), (8, 4), (32, 3))),
+        *(row(way, 10, 1, latency, num_threads=2) for way, latency in ((REFERENCE, 5), (LOOP, 1))),
+        row(REFERENCE, 90, 1, 5),
+        row(LOOP, 90, 1, 6),
+    ]
+    assert crossover(rows) == [{"num_items": 10, "least_batch": 8}]
+
+
+def test_generated_vectors_are_unit_vectors_the_same_each_time_and_in_groups() -> None:
+    vectors, queries = item_vectors(2000, 16), query_vectors(50, 2000, 16)
+    assert (vectors.dtype, vectors.shape, queries.shape) == (np.float32, (2000, 16), (50, 16))
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    np.testing.assert_array_equal(vectors, item_vectors(2000, 16))
+    assert not np.array_equal(vectors, item_vectors(2000, 16, seed=1))
+    # The best of 2,000 directions without any structure has a cosine of about 0.7 at this width.
+    assert np.median((queries @ vectors.T).max(axis=1)) > 0.75
