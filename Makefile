@@ -7,7 +7,11 @@ STAMP := $(VENV)/.installed
 
 DEMO_ARGS := $(if $(DATA),--data $(DATA)) $(if $(ITEMS),--items $(ITEMS)) $(if $(EPOCHS),--epochs $(EPOCHS))
 
-.PHONY: demo test test-slow check clean
+GPU_VENV := .venv-gpu
+GPU_PIP := $(GPU_VENV)/bin/python -m pip install --quiet
+GPU_EXTRAS := '.[gpu,client,train,export,bench,dev]'
+
+.PHONY: demo test test-slow check gpu clean
 
 demo: $(STAMP)
 	$(BIN)/recgpt demo $(DEMO_ARGS)
@@ -24,10 +28,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The machine's own packages are seen too, so that only what it lacks need be among the wheels.
+# On a machine with a GPU. WHEELS names a folder of wheels where there is no index to ask; the machine's own packages are
+# seen too, so only what it lacks need be there (setuptools from 77 on is needed too). QUICK=1 shortens the benchmarks.
 gpu:
 	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
-	$(if $(WHEELS),$(GPU_PIP) --no-index --no-deps $(wildcard $(WHEELS)/*.whl),$(GPU_PIP) --constraint constraints.txt $(GPU_EXTRAS))
+	$(if $(WHEELS),$(addprefix $(GPU_PIP) --no-index --no-deps ,$(if $(wildcard $(WHEELS)/*.whl),$(WHEELS)/*.whl)),$(GPU_PIP) --constraint constraints.txt setuptools $(GPU_EXTRAS))
 	$(GPU_PIP) --no-index --no-deps --no-build-isolation --editable .
 	$(GPU_VENV)/bin/python -m pytest -m gpu tests/gpu
 	$(GPU_VENV)/bin/python benchmarks/gpu.py $(if $(QUICK),--quick)

@@ -14,7 +14,7 @@ from recgpt.backends.base import Tokens
 from recgpt.backends.eager import model_spec
 from recgpt.backends.lengths import RunCost, rows_of, run_in_parts
 from recgpt.backends.onnxruntime import CPU, CUDA, OnnxRuntimeBackend
-from recgpt.errors import BundleError, ConfigError
+from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 
 NAMES = ("prefill", "decode", "interests_3")
 
@@ -111,6 +111,12 @@ def test_a_damaged_file_is_named(graphs, spec, tmp_path):
 def test_a_file_of_other_sizes_is_refused(graphs, spec, name):
     with pytest.raises(BundleError, match="export again"):
         OnnxRuntimeBackend(graphs, replace(spec, **{name: getattr(spec, name) * 2}))
+
+
+@pytest.mark.parametrize("shape", [(200, 16), (201, 8), (201,)])
+def test_an_item_matrix_of_another_shape_is_refused(graphs, spec, shape):
+    with pytest.raises(BundleMismatchError, match=r"item_matrix.*\(201, 16\)"):
+        OnnxRuntimeBackend(graphs, spec, providers=[CPU], item_matrix=np.zeros(shape, dtype=np.float32))
 
 
 def test_a_graph_with_other_tensors_is_refused(graphs, spec, tmp_path):

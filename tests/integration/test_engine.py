@@ -14,9 +14,10 @@ from recgpt.bundle import Bundle, write_manifest
 from recgpt.engine import Engine
 from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
 from recgpt.recall.catalogue import Catalogue
+from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.recaller import Recaller
-from recgpt.types import Candidates
+from recgpt.types import Candidates, RecallRequest
 
 # float32 sums in another order; scores are sums of 16 products of about 1.
 SCORE_TOLERANCE = 1e-4
@@ -41,6 +42,18 @@ def assert_same(found: Sequence[Candidates], expected: Sequence[Candidates]) -> 
         assert one.generated_ids == other.generated_ids
         assert one.cold_start == other.cold_start
         np.testing.assert_allclose(one.scores, other.scores, atol=SCORE_TOLERANCE)
+
+
+def test_graphs_and_index_use_one_item_matrix(export: Export) -> None:
+    with Engine.load(export.bundle, num_threads=1) as engine:
+        matrix = engine.index.item_matrix
+        assert matrix is not None
+        np.testing.assert_array_equal(matrix[1:], export.checkpoint.decoder.item_matrix.detach().numpy()[1:])
+        request = RecallRequest(history=["i3", "i4"])
+        before = fingerprint(engine.backend, engine.catalogue, request)
+        matrix[3] = 7.0
+        assert not np.allclose(fingerprint(engine.backend, engine.catalogue, request), before, atol=0.01)
+        np.testing.assert_array_equal(engine.index.vectors()[2], matrix[3])
 
 
 def test_the_engine_recalls_what_pytorch_recalls(engine: Engine, reference: Recaller) -> None:
