@@ -198,9 +198,9 @@ class Recaller:
 
     def _recall_group(self, group: list[EncodedRequest], num_interests: int, clock: _Clock) -> list[_Answer]:
         tokens = batch_tokens(group, max_history=self.backend.spec.max_length - (num_interests - 1))
-        clock.lap("encode")
         depth = max(num_to_search(request.quotas, merge=request.merge) for request in group)
-        excluded = pad_rows([sorted(request.excluded) for request in group])
+        excluded = pad_rows([np.fromiter(request.excluded, dtype=np.int64) for request in group])
+        clock.lap("encode")
         if self._layout.searches_in_loop(self.index.num_items, len(group)):
             output, rows, scores = search_in_loop(
                 self.backend, self.index, tokens, num_interests, depth=depth, excluded=excluded, lap=clock.lap
@@ -239,10 +239,10 @@ class Recaller:
     def _answer(self, rows: Int64Array, scores: Float32Array, steps: Int64Array, generated: Int64Array) -> _Answer:
         item_ids = self.catalogue.item_ids
         return {
-            "item_ids": tuple(map(item_ids.id, rows.tolist())),
+            "item_ids": item_ids.ids_of(rows),
             "scores": scores,
             "steps": steps,
-            "generated_ids": tuple(map(item_ids.id, generated.tolist())),
+            "generated_ids": item_ids.ids_of(generated),
         }
 
 
