@@ -220,4 +220,4 @@ def _depth(requests: Iterable[EncodedRequest]) -> int:
 
 
 def _excluded(requests: Iterable[EncodedRequest]) -> Int64Array:
-    return pad_rows([sorted(request.excluded) for request in requests])
+    return pad_rows([np.fromiter(request.excluded, dtype=np.int64) for request in requests])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from recgpt.errors import ConfigError
+from recgpt.recall.index_ann import IndexKind
 
 
 class Layout(StrEnum):
@@ -27,9 +28,17 @@ class Layout(StrEnum):
         return batch >= min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
 
 
-CROSSOVER: tuple[tuple[int, int], ...] = ((0, 8), (50_000, 1))
-"""From so many items on, the loop is faster from so many requests on: rows of benchmarks/results/catalogue_growth.json
-and recall_latency.json in which ``index in the loop`` has the lower median."""
+CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
+"""From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of
+benchmarks/results/catalogue_growth.json says from which measured sizes; these lie between them."""
+
+APPROXIMATE_FROM = 500_000
+"""From so many items on, an exact search of two steps takes more than 10 ms on one thread, in the same file."""
+
+
+def index_kind_for(num_items: int) -> IndexKind:
+    """How to search a catalogue of this size unless told otherwise."""
+    return IndexKind.IVF_SQ8 if num_items >= APPROXIMATE_FROM else IndexKind.FLAT
 
 
 def layout_of(name: Layout | str) -> Layout:
