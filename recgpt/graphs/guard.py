@@ -21,12 +21,15 @@ from recgpt.graphs.recall import Graph, Recall
 # operator, where a comparison and a choice would be two.
 _BEYOND = 5 * 10**18
 
+# No catalogue has more items, and sums of a few such quotas are far from the end of int64.
+_MOST = 2**31
+
 
 def guarded(graph: Graph) -> nn.Module:
     """The graph with its inputs checked: it fails where one holds what no caller may mean, and is the same otherwise.
 
     Refused, beside what lies beyond a table: negative users, items, segments and exclusions, histories wider than the
-    window, lengths below 1 (of ``decode``: below 0, or more than are cached), quotas below 0 or above what there is.
+    window, lengths below 1 (of ``decode``: below 0, or more than are cached), quotas below 0 or beyond all catalogues.
     """
     guards: dict[type, type[_Guarded]] = {Decode: _GuardedDecode, Recall: _GuardedRecall}
     return guards.get(type(graph), _GuardedHistory)(graph).train(graph.training)
@@ -61,10 +64,6 @@ class _GuardedHistory(_Guarded):
 
 
 class _GuardedRecall(_Guarded):
-    def __init__(self, graph: Recall) -> None:
-        super().__init__(graph)
-        self.num_recalled = graph.num_recalled
-
     def forward(
         self,
         user_ids: Tensor,
@@ -74,7 +73,7 @@ class _GuardedRecall(_Guarded):
         excluded_ids: Tensor,
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
-        fits = ((quotas >= 0) & (quotas <= self.num_recalled)).all(dim=1, keepdim=True)
+        fits = ((quotas >= 0) & (quotas <= _MOST)).all(dim=1, keepdim=True)
         output = self.guarded(
             user_ids % _BEYOND,
             self._checked(input_ids),
