@@ -233,3 +233,7 @@ def _check_choice(config: Any, name: str, choices: tuple[str, ...]) -> None:
     value = getattr(config, name)
     if value not in choices:
         raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(choices)}")
+
+
+PAPER_SHAPE = ModelConfig(hidden_size=64, ffn_size=256)
+"""Of the size of the paper's model: for measuring how fast one runs."""

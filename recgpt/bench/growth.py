@@ -18,7 +18,7 @@ from recgpt.backends.eager import model_spec
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.tensors import NamedArrays
 from recgpt.bench.catalogues import item_vectors
-from recgpt.config import ModelConfig
+from recgpt.config import PAPER_SHAPE
 from recgpt.data.ids import IdMap
 from recgpt.graphs.modules import Interests
 from recgpt.graphs.onnx_writer import MAX_BYTES, write_onnx
@@ -73,7 +73,7 @@ class Grown:
     @staticmethod
     def make(num_items: int, folder: Path) -> Grown:
         """Draws the vectors, and exports the graphs unless they are in the folder already."""
-        config = ModelConfig()
+        config = PAPER_SHAPE
         vectors = item_vectors(num_items, config.hidden_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -106,7 +106,7 @@ class Grown:
 
 def refusal(num_items: int) -> str | None:
     """Why a catalogue of this size cannot be measured, if it cannot."""
-    num_bytes = 4 * num_items * ModelConfig().hidden_size
+    num_bytes = 4 * num_items * PAPER_SHAPE.hidden_size
     if num_bytes > MAX_BYTES:
         return f"the item table has {num_bytes / 1e9:.1f} GB, and an ONNX file holds at most {MAX_BYTES / 1e9:.1f} GB"
     return None

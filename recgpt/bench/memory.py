@@ -57,7 +57,7 @@ def random_bundle(folder: Path, *, num_items: int) -> Bundle:
     """
     import torch
 
-    from recgpt.config import ModelConfig
+    from recgpt.config import PAPER_SHAPE
     from recgpt.data.ids import IdMap
     from recgpt.graphs.export import ONNX, export_bundle
     from recgpt.model.checkpoint import Checkpoint
@@ -66,7 +66,7 @@ def random_bundle(folder: Path, *, num_items: int) -> Bundle:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        decoder = Decoder(ModelConfig(), num_items=num_items, num_users=1).eval()
+        decoder = Decoder(PAPER_SHAPE, num_items=num_items, num_users=1).eval()
     checkpoint = Checkpoint(
         decoder=decoder,
         item_ids=IdMap(range(1, num_items + 1)),

@@ -72,7 +72,7 @@ def build_subject(bundle: Path, checkpoint: Path, *, say: Say) -> Subject:
     """Exports a small model with random weights, over generated data; times do not depend on weights."""
     import torch
 
-    from recgpt.config import ModelConfig
+    from recgpt.config import PAPER_SHAPE
     from recgpt.data.split import leave_one_out
     from recgpt.data.synthetic import generate
     from recgpt.graphs.export import ONNX, export_bundle
@@ -83,7 +83,7 @@ def build_subject(bundle: Path, checkpoint: Path, *, say: Say) -> Subject:
     interactions = generate(num_users=2000, num_items=2000, seed=0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        decoder = Decoder(ModelConfig(), num_items=interactions.num_items, num_users=interactions.num_users)
+        decoder = Decoder(PAPER_SHAPE, num_items=interactions.num_items, num_users=interactions.num_users)
     made = Checkpoint(
         decoder=decoder,
         item_ids=interactions.item_ids,

@@ -37,6 +37,11 @@ max_length = 12
 hidden_size = 8
 num_heads = 2
 ffn_size = 16
+# Stage 1 learns little in an epoch, stage 2 much: it is kept only if it is better.
+[pretrain]
+learning_rate = 1e-5
+[tune]
+learning_rate = 3e-2
 """
 
 

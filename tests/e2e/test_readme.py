@@ -91,7 +91,9 @@ def test_training_and_export_write_what_the_comments_say(trained_and_exported: P
     assert (trained_and_exported / "artifacts" / "run" / "ckpt.pt").is_file()
     assert (trained_and_exported / "artifacts" / "bundle" / "manifest.json").is_file()
     served = {path.parts[-3] for path in trained_and_exported.glob("triton_models/*/*/model.onnx")}
-    assert served == {"prefill", "decode", "interests_1", "interests_2", "interests_6"}
+    assert served == {
+        "prefill", "decode", "interests_1", "interests_2", "interests_6", "recall_1", "recall_2", "recall_engine"
+    }
 
 
 def test_the_client_example_prints_ten_items(server: TritonServer, trained_and_exported: Path) -> None:

@@ -45,7 +45,8 @@ def test_the_engine_loads_neither_torch_nor_onnx() -> None:
 
 
 MODULES = sorted(module.name for module in pkgutil.walk_packages(recgpt.__path__, "recgpt."))
-INSIDE_TRITON = "recgpt.serving.onnxruntime_backend"  # imports what only a server's Python process has
+# They import what only a server's Python process has.
+INSIDE_TRITON = ("recgpt.serving.onnxruntime_backend", "recgpt.serving.recall_engine")
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.startswith(INSIDE_TRITON)])
