@@ -37,7 +37,7 @@ from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind, Neighbours
-from recgpt.signature import DECODE, PREFILL, interests_spec, recall_spec
+from recgpt.signature import DECODE, MAX_RECALLED, PREFILL, interests_spec, recall_spec
 from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
@@ -72,6 +72,7 @@ class Manifest:
             against exact search that was measured.
         num_added_items: items behind the model's own, which are recalled but not understood in a history.
         recalls: the J of each graph that recalls; such a graph knows no added items.
+        max_recalled: the most items that such a graph gives.
     """
 
     version: int
@@ -88,6 +89,7 @@ class Manifest:
     num_added_items: int = 0
     index: Mapping[str, Any] = field(default_factory=lambda: {"kind": str(IndexKind.FLAT)})
     recalls: tuple[int, ...] = ()
+    max_recalled: int = MAX_RECALLED
 
     @property
     def model_version(self) -> int:

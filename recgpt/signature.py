@@ -46,6 +46,9 @@ FLOAT32 = "float32"
 STRING = "string"
 BOOL = "bool"
 
+MAX_RECALLED = 100
+"""K, the most items of one answer of a graph that recalls, if the export is not told another number."""
+
 
 @dataclass(frozen=True)
 class TensorSpec:

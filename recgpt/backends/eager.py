@@ -33,7 +33,7 @@ class EagerBackend(GraphBackend):
     """
 
     def __init__(self, decoder: Decoder, *, fused: Iterable[int] = (1, 2, 6), recalls: Iterable[int] = ()) -> None:
-        super().__init__(model_spec(decoder), fused, recalls)
+        super().__init__(model_spec(decoder), fused, dict.fromkeys(recalls, decoder.num_items))
         self._decoder = copy.deepcopy(decoder).eval()
         self._decoder.make_plain()
         self._modules: dict[str, Runnable] = {

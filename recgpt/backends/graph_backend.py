@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recgpt.backends.asks import Decode, Interest, Interests, ModelAsk, Prefill
 from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.backends.graph_calls import graph_answer, graph_run
 from recgpt.backends.tensors import NamedArrays, check_recall, recall_feeds, recall_output
-from recgpt.errors import RequestError
 from recgpt.signature import GraphSpec, recall_spec
 from recgpt.types import Float32Array, Int64Array
 
@@ -21,13 +20,13 @@ class GraphBackend(ABC):
     Args:
         spec: sizes of the model.
         fused: the J for which there is a graph ``interests_J``.
-        recalls: the J for which there is a graph ``recall_J``.
+        recalls: the J for which there is a graph ``recall_J``, and the most items that it gives.
     """
 
-    def __init__(self, spec: ModelSpec, fused: Iterable[int], recalls: Iterable[int] = ()) -> None:
+    def __init__(self, spec: ModelSpec, fused: Iterable[int], recalls: Mapping[int, int] | None = None) -> None:
         self._spec = spec
         self._fused = frozenset(fused)
-        self._recalls = frozenset(recalls)
+        self._recalls = dict(recalls or {})
 
     @property
     def spec(self) -> ModelSpec:
@@ -42,7 +41,7 @@ class GraphBackend(ABC):
     @property
     def recalls(self) -> frozenset[int]:
         """The numbers of interests for which ``recall`` is available."""
-        return self._recalls
+        return frozenset(self._recalls)
 
     def prefill(self, tokens: Tokens) -> StepOutput:
         """See ``Backend.prefill``; RequestError if the tokens do not fit."""
@@ -72,13 +71,7 @@ class GraphBackend(ABC):
         """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
         num_interests = check_recall(tokens, quotas, self._recalls)
         check_tokens(tokens, self._spec, num_steps=num_interests)
-        output = recall_output(self._run(recall_spec(num_interests), recall_feeds(tokens, quotas)))
-        most = int(quotas.sum(axis=1).max(initial=0))
-        if most > output.rows.shape[1]:
-            raise RequestError(
-                f"{most} items: the graph gives at most {output.rows.shape[1]}; ask for fewer, or export it for more"
-            )
-        return output
+        return recall_output(self._run(recall_spec(num_interests), recall_feeds(tokens, quotas)))
 
     @abstractmethod
     def close(self) -> None:

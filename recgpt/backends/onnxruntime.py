@@ -16,7 +16,7 @@ from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
 from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers, recall_numbers
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
-from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec
+from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, recall_spec
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -62,7 +62,7 @@ class OnnxRuntimeBackend(GraphBackend):
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
-        super().__init__(spec, fused_numbers(graphs), recall_numbers(graphs))
+        super().__init__(spec, fused_numbers(graphs))
         self._ort = require("onnxruntime")
         # Its exceptions have no base class of their own; all of them are in this module.
         state = require("onnxruntime.capi.onnxruntime_pybind11_state")
@@ -73,6 +73,11 @@ class OnnxRuntimeBackend(GraphBackend):
         # Sessions do not keep it alive. Other devices have memory of their own.
         self._shared = self._share(item_matrix, options) if item_matrix is not None and chosen[0] == CPU else None
         self._sessions = {name: self._session(name, path, options, chosen) for name, path in graphs.items()}
+        # How many items such a graph gives, it alone tells.
+        self._recalls = {
+            number: int(self._sessions[recall_spec(number).name].get_outputs()[0].shape[1])
+            for number in recall_numbers(graphs)
+        }
         if providers is not None:
             self._refuse_fallback(providers[0])
         self._costs = {

@@ -71,8 +71,8 @@ def recall_output(outputs: Mapping[str, NDArray[Any]]) -> RecallOutput:
     )
 
 
-def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Collection[int]) -> int:
-    """The number of interests that (B, J) quotas ask for; RequestError unless they fit tokens and graphs."""
+def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Mapping[int, int]) -> int:
+    """The number of interests that (B, J) quotas ask for; RequestError unless tokens and graphs, J -> K, can."""
     if quotas.ndim != 2 or len(quotas) != len(tokens) or quotas.min(initial=0) < 0:
         raise RequestError(f"quotas of shape {quotas.shape}: expected ({len(tokens)}, J) numbers of at least 0")
     num_interests = quotas.shape[1]
@@ -80,6 +80,11 @@ def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Collection[int]) -
         raise RequestError(
             f"{num_interests} quotas: no graph that recalls; expected one of {sorted(recalls)}. Search an index with "
             f"the interests, or export that number"
+        )
+    most = int(quotas.sum(axis=1).max(initial=0))
+    if most > recalls[num_interests]:
+        raise RequestError(
+            f"{most} items: the graph gives at most {recalls[num_interests]}; ask for fewer, or search an index"
         )
     return num_interests
 

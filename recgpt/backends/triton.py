@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from recgpt.asking import Ask, drive
@@ -25,7 +25,7 @@ class TritonBackend(GraphBackend):
         fused: the J for which the server has ``interests_J``.
         model_version: the one version of the models that is asked.
         timeout_s: deadline of each call to the server.
-        recalls: the J for which the server has ``recall_J``.
+        recalls: the J for which the server has ``recall_J``, and the most items that it gives.
         network: what carries the calls; None connects in the clear.
 
     Raises:
@@ -41,7 +41,7 @@ class TritonBackend(GraphBackend):
         fused: Iterable[int],
         model_version: str,
         timeout_s: float = 5.0,
-        recalls: Iterable[int] = (),
+        recalls: Mapping[int, int] | None = None,
         network: Network | None = None,
     ) -> None:
         super().__init__(spec, fused, recalls)

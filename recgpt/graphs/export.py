@@ -46,6 +46,7 @@ from recgpt.recall.index_fit import fit_neighbours
 from recgpt.recall.layout import index_kind_for
 from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
+from recgpt.signature import MAX_RECALLED
 from recgpt.types import Float32Array, RecallRequest
 
 # float32 sums in another order: about 1e-6 of values of about 1, with room for deeper models.
@@ -216,6 +217,7 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         dtype=graph_format.precision,
         num_interests=tuple(sorted(reference.fused)),
         recalls=tuple(sorted(reference.recalls)),
+        max_recalled=min(MAX_RECALLED, reference.spec.num_items),
         training=checkpoint.training,
         item_matrix_sha256=vectors_digest(item_matrix(checkpoint.decoder)[1:]),
         fingerprint=tuple(fingerprint(reference, catalogue_of(checkpoint), request).tolist()),
@@ -229,7 +231,7 @@ def _write_graphs(
 ) -> dict[str, Path]:
     graphs: list[Graph] = [Prefill(decoder), Decode(decoder)]
     graphs += [Interests(decoder, number) for number in manifest.num_interests]
-    graphs += [Recall(decoder, number) for number in manifest.recalls]
+    graphs += [Recall(decoder, number, max_recalled=manifest.max_recalled) for number in manifest.recalls]
     paths = {graph.spec.name: folder / manifest.graph_file(graph.spec.name) for graph in graphs}
     for graph in graphs:
         say(f"exporting {graph.spec.name}")

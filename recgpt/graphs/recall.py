@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill, argmax
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
-from recgpt.signature import recall_spec
-
-MAX_RECALLED = 100
-"""K, the most items of one answer, if the export is not told another number."""
+from recgpt.signature import MAX_RECALLED, recall_spec
 
 
 class Recall(nn.Module):

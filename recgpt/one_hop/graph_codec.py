@@ -19,7 +19,7 @@ from recgpt.one_hop.plan import Call, Plan
 from recgpt.recall.answers import Answer, answer_of, popular_answer
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
-from recgpt.signature import recall_spec
+from recgpt.signature import MAX_RECALLED, recall_spec
 from recgpt.types import Candidates, RecallRequest, Timings
 
 _INSTEAD = "ask the model recall_engine, or recall with an index here"
@@ -32,6 +32,7 @@ class GraphCodec:
         spec: sizes of the model.
         catalogue: ids and popularity, of the same export.
         recalls: the J for which there are graphs.
+        max_recalled: the most items that they give.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
 
     Raises:
@@ -44,6 +45,7 @@ class GraphCodec:
         catalogue: Catalogue,
         *,
         recalls: Sequence[int],
+        max_recalled: int = MAX_RECALLED,
         prompt_tuned: bool,
     ) -> None:
         if catalogue.num_added or not recalls:
@@ -54,6 +56,7 @@ class GraphCodec:
         self._spec = spec
         self._catalogue = catalogue
         self._recalls = frozenset(recalls)
+        self._max_recalled = max_recalled
         self._prompt_tuned = prompt_tuned
 
     @classmethod
@@ -61,7 +64,13 @@ class GraphCodec:
         """For the graphs of a bundle."""
         manifest = bundle.manifest
         prompt_tuned = manifest.training.is_prompt_tuned
-        return cls(manifest.model, bundle.catalogue(), recalls=manifest.recalls, prompt_tuned=prompt_tuned)
+        return cls(
+            manifest.model,
+            bundle.catalogue(),
+            recalls=manifest.recalls,
+            max_recalled=manifest.max_recalled,
+            prompt_tuned=prompt_tuned,
+        )
 
     def plan(self, requests: Sequence[RecallRequest]) -> Plan:
         """See ``Codec.plan``; popular items are told without a call.
@@ -100,6 +109,8 @@ class GraphCodec:
         check_feasible(encoded, self._catalogue, num_items=num_items, window=window)
         if request.allowed is not None or (request.merge != "quotas" and not encoded.cold_start.popular):
             raise RequestError(f"merge = {request.merge!r}, or an allowed set: no graph offers these; {_INSTEAD}")
+        if request.k > self._max_recalled and not encoded.cold_start.popular:
+            raise RequestError(f"k = {request.k}: expected at most {self._max_recalled}, as exported; {_INSTEAD}")
         if len(encoded.quotas) not in self._recalls and not encoded.cold_start.popular:
             raise RequestError(
                 f"{len(encoded.quotas)} quotas: expected one of {sorted(self._recalls)}, as exported; {_INSTEAD}"
@@ -118,8 +129,6 @@ class GraphCodec:
         answers = {}
         for number, (place, request) in enumerate(zip(call.places, group, strict=True)):
             k = sum(request.quotas)
-            if k > output.rows.shape[1]:
-                raise RequestError(f"k = {k}: expected at most {output.rows.shape[1]}, as exported; {_INSTEAD}")
             answers[place] = answer_of(
                 self._catalogue,
                 output.rows[number, :k],

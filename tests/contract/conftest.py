@@ -77,7 +77,12 @@ def triton(decoder: Decoder, folder: Path) -> Iterator[Backend]:
     write_repository(folder / "models", graph_files(folder, ".onnx"), 1)
     with TritonServer(folder / "models", log=folder / "tritonserver.log") as server:
         made = TritonBackend(
-            server.url, model_spec(decoder), fused=FUSED, recalls=FUSED, model_version="1", timeout_s=60.0
+            server.url,
+            model_spec(decoder),
+            fused=FUSED,
+            recalls=dict.fromkeys(FUSED, MAX_RECALLED),
+            model_version="1",
+            timeout_s=60.0,
         )
         with closing(made):
             yield made

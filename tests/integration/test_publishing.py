@@ -57,7 +57,7 @@ def test_a_published_bundle_is_what_a_store_stands_for(
     first, second = version_of(export.bundle), version_of(other_bundle)
     assert publisher.store.versions() == [first, second]
     both = [first, second]
-    expected = dict.fromkeys(("prefill", "decode", "interests_2", "recall_2"), both)
+    expected = dict.fromkeys(("prefill", "decode", "interests_2", "recall_2", "recall_engine"), both)
     expected |= {name: [first] for name in ("interests_1", "interests_6", "recall_1")}
     assert all_versions(tmp_path / "models") == expected
     assert held_versions(tmp_path / "models") == {first, second}

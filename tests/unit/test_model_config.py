@@ -9,9 +9,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from recgpt.config import ModelConfig
-from recgpt.graphs.recall import MAX_RECALLED
 from recgpt.serving.repository import BOUNDED, CONFIG, MAX_BATCH_SIZE, engine_configs, model_config, model_configs
-from recgpt.signature import graph_spec, recall_engine_spec
+from recgpt.signature import MAX_RECALLED, graph_spec, recall_engine_spec
 
 REPOSITORY = Path(__file__).parents[2] / "triton_models"
 GRAPHS = ("prefill", "decode", "interests_1", "interests_2", "interests_6", "recall_1", "recall_2")
