@@ -92,7 +92,13 @@ def test_training_and_export_write_what_the_comments_say(trained_and_exported: P
     assert (trained_and_exported / "artifacts" / "bundle" / "manifest.json").is_file()
     served = {path.parts[-3] for path in trained_and_exported.glob("triton_models/*/*/model.onnx")}
     assert served == {
-        "prefill", "decode", "interests_1", "interests_2", "interests_6", "recall_1", "recall_2", "recall_engine"
+        "prefill",
+        "decode",
+        "interests_1",
+        "interests_2",
+        "interests_6",
+        "recall_1",
+        "recall_2",
     }
 
 
