@@ -28,6 +28,7 @@ TIMEOUT_S = 60.0  # a busy machine is not what is tested here
 def checkout(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkout")
     shutil.copytree(ROOT / "deploy", folder / "deploy")
+    (folder / "recgpt").symlink_to(ROOT / "recgpt")  # the server's Python looks into the folder it is started in first
     shutil.copytree(export.repository, folder / "triton_models")
     shutil.copytree(export.bundle, folder / "artifacts" / "bundle")
     return folder

@@ -61,10 +61,21 @@ def test_the_image_is_pinned_runs_without_root_and_tells_its_health() -> None:
     assert image in (ROOT / "triton_models" / "README.md").read_text()
     assert re.findall(r"^USER (.*)$", DOCKERFILE, re.MULTILINE)[-1] == "1000:1000"
     assert "/v2/health/ready" in re.search(r"^HEALTHCHECK.*\n.*", DOCKERFILE, re.MULTILINE)[0]
-    copied = re.findall(r"^COPY .*?(\S+) \S+$", DOCKERFILE, re.MULTILINE)
+    copies = re.findall(r"^COPY (?!--from)(?:--\S+ )?(.*) \S+$", DOCKERFILE, re.MULTILINE)
+    copied = {name for names in copies for name in names.split()}
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert [f"!{name}" for name in copied] == [line for line in ignored if line.startswith("!")]
+    assert copied == {line[1:] for line in ignored if line.startswith("!")}
+    assert all((ROOT / name).exists() for name in copied)
     assert "*" in ignored
+
+
+def test_the_image_keeps_the_backends_that_models_name_and_no_build_tools() -> None:
+    kept = set(re.findall(r"! -name (\w+)", DOCKERFILE))
+    configs = (ROOT / "triton_models").glob("*/config.pbtxt")
+    assert kept == {re.search(r'^backend: "(\w+)"', config.read_text(), re.MULTILINE)[1] for config in configs}
+    final = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert "pip" not in final
+    assert "apt" not in final
 
 
 def test_compose_publishes_on_this_machine_only_and_mounts_models_read_only() -> None:
