@@ -96,7 +96,9 @@ def test_the_model_repository_holds_the_same_graphs_in_the_bundles_version(expor
     version = str(Bundle.open(export.bundle).manifest.version)
     assert sorted(path.name for path in export.repository.iterdir()) == [*GRAPHS, "recall_engine"]
     for name in GRAPHS:
-        assert sorted(path.name for path in (export.repository / name).iterdir()) == sorted([version, "config.pbtxt"])
+        assert sorted(path.name for path in (export.repository / name).iterdir()) == sorted(
+            [version, "config.pbtxt", "configs"]
+        )
         assert sha256(export.repository / name / version / "model.onnx") == sha256(export.bundle / f"{name}.onnx")
     engine = export.repository / "recall_engine" / version
     assert contents(engine / "bundle") == contents(export.bundle)
@@ -120,7 +122,11 @@ def test_a_second_export_replaces_the_first_and_its_version_is_higher(export: Ex
     assert first < versions[0] < versions[1]
     assert sorted(path.name for path in exported.iterdir()) == ["bundle", "triton_models"]
     for name in GRAPHS:
-        assert sorted(path.name for path in (repository / name).iterdir()) == [str(versions[1]), "config.pbtxt"]
+        assert sorted(path.name for path in (repository / name).iterdir()) == [
+            str(versions[1]),
+            "config.pbtxt",
+            "configs",
+        ]
 
 
 def test_another_format_replaces_the_whole_bundle(exported: Path) -> None:
