@@ -55,7 +55,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     known = [0 < row <= num_modelled for row in rows]
     # A prompt was offered, not taken: it may be just what the user wants next.
     seen = itertools.compress(rows, (segment == BEHAVIOUR for segment in segments)) if request.filter_seen else ()
-    blocked = catalogue.item_ids.rows(request.blocked).tolist()
+    blocked: list[int] = catalogue.item_ids.rows(request.blocked).tolist() if request.blocked else []
     excluded = frozenset([*seen, *blocked]) - catalogue.deleted - {UNKNOWN_ROW}
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
     modelled = np.array(sorted([row for row in excluded if row <= num_modelled]), dtype=np.int64)

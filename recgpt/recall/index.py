@@ -125,6 +125,11 @@ class ItemIndex:
         return int(self._index.ntotal)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether no item can be missed."""
+        return self._neighbours is None
+
+    @property
     def rows(self) -> Int64Array:
         """(V,) int64, the rows that can be found, ascending."""
         return self._rows

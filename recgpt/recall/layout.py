@@ -21,11 +21,13 @@ class Layout(StrEnum):
     INDEX = "index"
     AUTO = "auto"
 
-    def searches_in_loop(self, num_items: int, batch: int) -> bool:
-        """Whether a batch of so many requests searches inside the loop."""
+    def searches_in_loop(self, num_items: int, batch: int, *, is_exact: bool) -> bool:
+        """Whether a batch of so many requests searches inside the loop; with an approximate index it always should."""
         if self is not Layout.AUTO:
             return self is Layout.INDEX
-        return batch >= min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
+        return not is_exact or batch >= min(
+            (least for items, least in CROSSOVER if num_items >= items), default=batch + 1
+        )
 
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
@@ -33,7 +35,8 @@ CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
 benchmarks/results/catalogue_growth.json says from which measured sizes; these lie between them."""
 
 APPROXIMATE_FROM = 500_000
-"""From so many items on, an exact search of two steps takes more than 10 ms on one thread, in the same file."""
+"""From about so many items on, two exact searches of one request take more than the 10 ms that an answer may take on
+one thread, by the rows of batch 1 in the same file."""
 
 
 def index_kind_for(num_items: int) -> IndexKind:

@@ -180,7 +180,7 @@ def test_a_pruned_version_is_no_longer_served_and_the_rest_goes_on(
     assert callers.errors == []
     assert set(callers.answers) == {answers[second]}
     assert all_versions(folder / "models") == {
-        name: [second] for name in ("prefill", "decode", "interests_2", "recall_2")
+        name: [second] for name in ("prefill", "decode", "interests_2", "recall_2", "recall_engine")
     }
     with pytest.raises(ModelUnavailableError, match=f"version {first}"):
         RecallClient(server.url, bundle=export.bundle, timeout_s=TIMEOUT_S)

@@ -497,9 +497,10 @@ def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
 
 
 def test_auto_takes_what_was_measured_to_be_faster() -> None:
-    assert not Layout.AUTO.searches_in_loop(12_000, 1)
-    assert Layout.AUTO.searches_in_loop(12_000, 256)
-    assert not Layout.AUTO.searches_in_loop(100_000, 1)
-    assert Layout.AUTO.searches_in_loop(1_000_000, 32)
+    assert not Layout.AUTO.searches_in_loop(12_000, 1, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(12_000, 256, is_exact=True)
+    assert not Layout.AUTO.searches_in_loop(100_000, 1, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(1_000_000, 32, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(1_000_000, 1, is_exact=False)
     assert index_kind_for(200_000) is IndexKind.FLAT
     assert index_kind_for(1_000_000) is IndexKind.IVF_SQ8
