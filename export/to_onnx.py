@@ -37,8 +37,11 @@ def to_onnx(
         ),
     ] = Precision.INT8,
     index: Annotated[
-        IndexKind, typer.Option(help="How recall searches: flat is exact; the others find most, for millions of items.")
-    ] = IndexKind.FLAT,
+        IndexKind | None,
+        typer.Option(
+            help="How recall searches: flat is exact, the others find most; else flat to half a million items."
+        ),
+    ] = None,
 ) -> None:
     """Exports CHECKPOINT to ONNX, checks parity with PyTorch, and fills the Triton model repository."""
     report = export_bundle(

@@ -153,7 +153,9 @@ class Indexes:
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
         backend = SessionBackend(self.grown, num_threads=self.num_threads, numbers=(NUM_INTERESTS,))
         interests = backend.interests(tokens, NUM_INTERESTS).interests
-        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
+        excluded = np.repeat(
+            pad_rows([np.array(sorted(request.excluded)) for request in encoded]), NUM_INTERESTS, axis=0
+        )
         return interests.reshape(-1, spec.hidden_size), excluded
 
 

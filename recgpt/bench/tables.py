@@ -188,3 +188,34 @@ def show_precision(result: Result, console: Console) -> None:
             _or_dash(row.facts.get("identical_lists"), ".2%"),
         )
     console.print(table)
+
+
+def show_peers(result: Result, console: Console) -> None:
+    """One line a contender and batch size: medians by stage, throughput, and how many times as fast as the peer."""
+    stages = ("encode", "interests", "search", "merge")
+    table = Table(title=f"{result.method['title']}: ms, p50", title_justify="left", title_style="bold", box=None)
+    for heading in ("batch", "", *stages, "total", "requests/s", "times as fast", "after encode"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in result.rows:
+        medians = (significant(row.stages_ms[stage]["p50"]) for stage in stages)
+        ratios = (_or_dash(row.facts[name], ".2f") for name in ("ratio_to_peer", "ratio_after_encode"))
+        total, throughput = significant(row.latency_ms["p50"]), f"{row.facts['throughput']:,.0f}"
+        table.add_row(str(row.facts["batch"]), row.name, *medians, total, throughput, *ratios)
+    console.print(table)
+    for name, reason in result.method["missing"].items():
+        console.print(f"{name} was not measured: {reason}", markup=False)
+
+
+def show_item_search(result: Result, console: Console) -> None:
+    """One line a setting, ways across: medians, and the used way's ratio to Faiss."""
+    cells: dict[tuple[Fact, ...], list[Row]] = {}
+    for row in result.rows:
+        cells.setdefault(tuple(row.facts[key] for key in ("num_items", "num_queries", "k")), []).append(row)
+    table = Table(title=f"{result.method['title']}: ms, p50", title_justify="left", title_style="bold", box=None)
+    names = [row.name for row in next(iter(cells.values()))]
+    for heading in ("items", "queries", "k", *names, "times as fast as Faiss"):
+        table.add_column(heading, justify="right")
+    for cell, rows in cells.items():
+        medians = (significant(row.latency_ms["p50"]) for row in rows)
+        table.add_row(*map(str, cell), *medians, f"{rows[-1].facts['ratio_to_faiss']:.2f}")
+    console.print(table)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -49,13 +50,26 @@ class IdMap:
     def rows(self, ids: Iterable[object]) -> Int64Array:
         """Rows of ids, int64, one each; 0 where an id is unknown, which one of the other type always is."""
         values = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        return np.array([self._row(value) for value in values], dtype=np.int64)
+        rows: dict[Any, int] = self._rows
+        # Asking for the exact type is far cheaper than for all that counts as one.
+        found = [
+            rows.get(value, UNKNOWN_ROW) if type(value) is int or type(value) is str else self._row(value)
+            for value in values
+        ]
+        return np.array(found, dtype=np.int64)
 
     def id(self, row: int) -> ItemId:
         """The id of a row, 1..len; IndexError for any other."""
         if not 1 <= row <= len(self._ids):
             raise IndexError(f"row {row} has no id; expected 1 to {len(self._ids)}")
         return self._ids[row - 1]
+
+    def ids_of(self, rows: Int64Array) -> tuple[ItemId, ...]:
+        """The ids of rows (N,), each 1..len; IndexError if one is not."""
+        if len(rows) and rows.min() < 1:
+            raise IndexError(f"row {rows.min()} has no id; expected 1 to {len(self._ids)}")
+        ids = self._ids
+        return tuple([ids[row - 1] for row in rows.tolist()])
 
     def parse(self, text: str) -> ItemId:
         """An id typed by a person, of the type that this map's ids have; it need not be in the map.

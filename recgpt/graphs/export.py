@@ -43,6 +43,7 @@ from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import fit_neighbours
+from recgpt.recall.layout import index_kind_for
 from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
 from recgpt.types import Float32Array, RecallRequest
@@ -110,7 +111,7 @@ def export_bundle(
     num_interests: Sequence[int] = (1, 2, 6),
     recalls: Sequence[int] | None = None,
     evaluation: Path | None = None,
-    index_kind: IndexKind = IndexKind.FLAT,
+    index_kind: IndexKind | None = None,
     say: Say = print,
 ) -> ParityReport:
     """Writes a bundle, checks it against PyTorch, and fills the model repository.
@@ -126,7 +127,8 @@ def export_bundle(
         num_interests: the J of each fused graph.
         recalls: the J of each graph that recalls; None takes those of ``num_interests`` up to 2, if the format can.
         evaluation: what ``recgpt evaluate --json`` wrote of this checkpoint, for the model card.
-        index_kind: how items are searched; an approximate index is fitted to the checkpoint's example histories.
+        index_kind: how items are searched; an approximate index is fitted to the checkpoint's example histories. None
+            takes an exact one up to half a million items.
         say: told about each step.
 
     Returns:
@@ -152,10 +154,11 @@ def export_bundle(
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
         index = ItemIndex.build(matrix)
         index.save(folder / INDEX)
-        if index_kind is not IndexKind.FLAT:
-            say(f"building the {index_kind} index")
+        kind = index_kind or index_kind_for(index.num_items)
+        if kind is not IndexKind.FLAT:
+            say(f"building an approximate index, {kind}")
             queries = _example_interests(checkpoint, catalogue, reference, max(num_interests))
-            neighbours, facts = fit_neighbours(index, index_kind, queries)
+            neighbours, facts = fit_neighbours(index, kind, queries)
             neighbours.save(folder / NEIGHBOURS)
             manifest = dataclasses.replace(manifest, index=facts)
             say(f"it finds {facts['ann_recall_at_k']:.1%} of the exact {facts['k']} best")

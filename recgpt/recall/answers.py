@@ -31,10 +31,10 @@ def answer_of(
 ) -> Answer:
     """The answer in ids: k rows with scores and steps, the rows generated on the way, and why it is less than asked."""
     return {
-        "item_ids": tuple(map(catalogue.item_ids.id, rows.tolist())),
+        "item_ids": catalogue.item_ids.ids_of(rows),
         "scores": scores,
         "steps": steps,
-        "generated_ids": tuple(map(catalogue.item_ids.id, generated.tolist())),
+        "generated_ids": catalogue.item_ids.ids_of(generated),
         "degraded": degraded,
     }
 

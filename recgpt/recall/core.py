@@ -174,7 +174,7 @@ class RecallCore:
 
     def _searches_in_loop(self, group: list[EncodedRequest]) -> bool:
         """Searches that are confined to some rows are a matter of each request, so they follow all interests."""
-        in_loop = self._layout.searches_in_loop(self.index.num_items, len(group))
+        in_loop = self._layout.searches_in_loop(self.index.num_items, len(group), is_exact=self.index.is_exact)
         return in_loop and all(self._among(request) is None for request in group)
 
     def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[dict[int, _Lists]]:
@@ -220,4 +220,4 @@ def _depth(requests: Iterable[EncodedRequest]) -> int:
 
 
 def _excluded(requests: Iterable[EncodedRequest]) -> Int64Array:
-    return pad_rows([sorted(request.excluded) for request in requests])
+    return pad_rows([np.fromiter(request.excluded, dtype=np.int64) for request in requests])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,30 +48,34 @@ class EncodedRequest:
 def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
     """Looks up a request's ids: unknown items are dropped and counted, an unknown user becomes the shared one."""
     user_row = 0 if request.user_id is None else int(catalogue.user_ids.rows([request.user_id])[0])
-    rows = catalogue.item_ids.rows(request.history)
-    segments = np.array(request.segments or [BEHAVIOUR] * len(rows), dtype=np.int64)
-    known = (rows > 0) & (rows <= catalogue.num_modelled)
+    num_modelled = catalogue.num_modelled
+    # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
+    rows: list[int] = catalogue.item_ids.rows(request.history).tolist()
+    segments = request.segments or (BEHAVIOUR,) * len(rows)
+    known = [0 < row <= num_modelled for row in rows]
     # A prompt was offered, not taken: it may be just what the user wants next.
-    seen = rows[(rows > 0) & (segments == BEHAVIOUR)] if request.filter_seen else rows[:0]
-    blocked = catalogue.item_ids.rows(request.blocked)
-    excluded = frozenset([*seen.tolist(), *blocked[blocked > 0].tolist()]) - catalogue.deleted
+    seen = itertools.compress(rows, (segment == BEHAVIOUR for segment in segments)) if request.filter_seen else ()
+    blocked: list[int] = catalogue.item_ids.rows(request.blocked).tolist() if request.blocked else []
+    excluded = frozenset([*seen, *blocked]) - catalogue.deleted - {UNKNOWN_ROW}
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    modelled = np.array(sorted(row for row in excluded if row <= catalogue.num_modelled), dtype=np.int64)
+    modelled = np.array(sorted([row for row in excluded if row <= num_modelled]), dtype=np.int64)
+    deleted = catalogue.never_generated
+    item_rows = np.array(list(itertools.compress(rows, known)), dtype=np.int64)
     return EncodedRequest(
         user_row=user_row,
-        item_rows=rows[known],
-        segments=segments[known],
+        item_rows=item_rows,
+        segments=np.array(list(itertools.compress(segments, known)), dtype=np.int64),
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
         excluded=excluded,
         allowed=allowed,
-        never_generated=np.concatenate([modelled, catalogue.never_generated]),
+        never_generated=np.concatenate([modelled, deleted]) if len(deleted) else modelled,
         cold_start=ColdStart(
             shared_user=user_row == 0,
-            num_unknown_items=int(len(rows) - known.sum()),
-            popular=not known.any(),
+            num_unknown_items=len(rows) - len(item_rows),
+            popular=not len(item_rows),
         ),
-        num_unknown_filters=num_unknown + int((blocked == UNKNOWN_ROW).sum()),
+        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
     )
 
 
@@ -110,26 +115,21 @@ def check_feasible(request: EncodedRequest, catalogue: Catalogue, *, num_items: 
 
 def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:
     """Right-pads requests into one batch, each history cut to its newest ``max_history`` items."""
-    lengths = np.array([min(len(request.item_rows), max_history) for request in requests], dtype=np.int64)
-    item_rows = np.zeros((len(requests), lengths.max()), dtype=np.int64)
-    segments = np.zeros_like(item_rows)
-    for position, (request, length) in enumerate(zip(requests, lengths, strict=True)):
-        item_rows[position, :length] = request.item_rows[-length:]
-        segments[position, :length] = request.segments[-length:]
+    lengths = [min(len(request.item_rows), max_history) for request in requests]
     return Tokens(
         user_rows=np.array([request.user_row for request in requests], dtype=np.int64),
-        item_rows=item_rows,
-        segments=segments,
-        lengths=lengths,
+        item_rows=pad_rows([request.item_rows[-max_history:] for request in requests]),
+        segments=pad_rows([request.segments[-max_history:] for request in requests]),
+        lengths=np.array(lengths, dtype=np.int64),
         excluded=pad_rows([request.never_generated for request in requests]),
     )
 
 
-def pad_rows(rows: Sequence[Int64Array | Sequence[int]]) -> Int64Array:
+def pad_rows(rows: Sequence[Int64Array]) -> Int64Array:
     """Rows of N requests, of any number each, filled up with 0: (N, E) int64, E at least 1."""
-    padded = np.zeros((len(rows), max(1, *map(len, rows))), dtype=np.int64)
-    for listed, given in zip(padded, rows, strict=True):
-        listed[: len(given)] = given
+    lengths = np.array([len(listed) for listed in rows], dtype=np.int64)
+    padded = np.zeros((len(rows), max(1, lengths.max(initial=0))), dtype=np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
     return padded
 
 

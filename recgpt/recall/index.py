@@ -125,6 +125,11 @@ class ItemIndex:
         return int(self._index.ntotal)
 
     @property
+    def is_exact(self) -> bool:
+        """Whether no item can be missed."""
+        return self._neighbours is None
+
+    @property
     def rows(self) -> Int64Array:
         """(V,) int64, the rows that can be found, ascending."""
         return self._rows
@@ -231,8 +236,7 @@ class ItemIndex:
         if num_excluded:
             is_excluded = _in_same_row(rows, excluded)
             scores[is_excluded] = -np.inf
-            order = np.argsort(is_excluded, axis=1, kind="stable")
-            rows, scores = np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+            rows, scores = _reordered(rows, scores, np.argsort(is_excluded, axis=1, kind="stable")[:, :k])
         return rows[:, :k], scores[:, :k]
 
     def _search_exact(
@@ -266,12 +270,19 @@ class ItemIndex:
     def _sorted(self, positions: Int64Array, scores: Float32Array) -> tuple[Int64Array, Float32Array]:
         """Rows and scores, best first, the lower row first among equals."""
         rows = self._rows[positions]
-        order = np.lexsort((rows, -scores), axis=1)
-        return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+        if (scores[:, 1:] < scores[:, :-1]).all():
+            return rows, scores  # as nearly always: Faiss's order is right, without equal scores
+        return _reordered(rows, scores, np.lexsort((rows, -scores), axis=1))
 
     def _set_threads(self, num_queries: int) -> None:
         # OpenMP keeps this setting for each calling thread. Waking its workers costs more than a few queries do.
         self._faiss.omp_set_num_threads(1 if num_queries < _MIN_QUERIES_PER_THREAD else self._num_threads)
+
+
+def _reordered(rows: Int64Array, scores: Float32Array, order: Int64Array) -> tuple[Int64Array, Float32Array]:
+    """Both (N, K) by the columns of order (N, K or fewer)."""
+    queries = np.arange(len(rows))[:, None]
+    return rows[queries, order], scores[queries, order]
 
 
 def _in_same_row(values: Int64Array, among: Int64Array) -> NDArray[np.bool_]:

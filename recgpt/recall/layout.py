@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from recgpt.errors import ConfigError
+from recgpt.recall.index_ann import IndexKind
 
 
 class Layout(StrEnum):
@@ -20,16 +21,27 @@ class Layout(StrEnum):
     INDEX = "index"
     AUTO = "auto"
 
-    def searches_in_loop(self, num_items: int, batch: int) -> bool:
-        """Whether a batch of so many requests searches inside the loop."""
+    def searches_in_loop(self, num_items: int, batch: int, *, is_exact: bool) -> bool:
+        """Whether a batch of so many requests searches inside the loop; with an approximate index it always should."""
         if self is not Layout.AUTO:
             return self is Layout.INDEX
-        return batch >= min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
+        return not is_exact or batch >= min(
+            (least for items, least in CROSSOVER if num_items >= items), default=batch + 1
+        )
 
 
-CROSSOVER: tuple[tuple[int, int], ...] = ((0, 8), (50_000, 1))
-"""From so many items on, the loop is faster from so many requests on: rows of benchmarks/results/catalogue_growth.json
-and recall_latency.json in which ``index in the loop`` has the lower median."""
+CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
+"""From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of
+benchmarks/results/catalogue_growth.json says from which measured sizes; these lie between them."""
+
+APPROXIMATE_FROM = 500_000
+"""From about so many items on, two exact searches of one request take more than the 10 ms that an answer may take on
+one thread, by the rows of batch 1 in the same file."""
+
+
+def index_kind_for(num_items: int) -> IndexKind:
+    """How to search a catalogue of this size unless told otherwise."""
+    return IndexKind.IVF_SQ8 if num_items >= APPROXIMATE_FROM else IndexKind.FLAT
 
 
 def layout_of(name: Layout | str) -> Layout:

@@ -13,7 +13,8 @@ from recgpt.data.ids import IdMap
 from recgpt.errors import BundleMismatchError, ConfigError, QuotaError, RequestError, ShortfallError
 from recgpt.recall.core import PretrainedOnlyWarning
 from recgpt.recall.index import ItemIndex
-from recgpt.recall.layout import Layout, layout_of
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.layout import Layout, index_kind_for, layout_of
 from recgpt.recall.merge import default_quotas
 from recgpt.recall.recaller import Recaller
 from recgpt.types import MERGES, Candidates, RecallRequest
@@ -495,7 +496,11 @@ def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
         layout_of("fast")
 
 
-def test_auto_searches_in_the_loop_where_it_was_measured_to_be_faster() -> None:
-    assert not Layout.AUTO.searches_in_loop(12_000, 1)
-    assert Layout.AUTO.searches_in_loop(12_000, 256)
-    assert Layout.AUTO.searches_in_loop(1_000_000, 1)
+def test_auto_takes_what_was_measured_to_be_faster() -> None:
+    assert not Layout.AUTO.searches_in_loop(12_000, 1, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(12_000, 256, is_exact=True)
+    assert not Layout.AUTO.searches_in_loop(100_000, 1, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(1_000_000, 32, is_exact=True)
+    assert Layout.AUTO.searches_in_loop(1_000_000, 1, is_exact=False)
+    assert index_kind_for(200_000) is IndexKind.FLAT
+    assert index_kind_for(1_000_000) is IndexKind.IVF_SQ8
