@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     rng.shuffle(rows)
     (folder / "log.tsv").write_text(f"user_id\tvideo_id\tdate\ttime_ms\tis_click\n{''.join(rows)}")
-    (folder / "feedback.toml").write_text(f'prompts = "feedback"\n{TINY}[tune]\nlearning_rate = 1e-2\n')
+    (folder / "feedback.toml").write_text(f'prompts = "feedback"\n{TINY}')
     return folder
 
 
