@@ -20,5 +20,6 @@ def test_each_setting_is_measured_with_one_client_and_with_several(export: Expor
     result = Result.load(tmp_path / "benchmarks" / "results" / "queue_bounds.json")
     found = [(row.name, row.facts["clients"]) for row in result.rows]
     assert found == [("no bound", 1), ("no bound", 3), ("size", 1), ("size", 3)]
-    assert all(row.facts["num_waiting"] == 0 for row in result.rows if row.name == "no bound")
-    assert all(len(row.samples_ns) > 10 for row in result.rows)
+    for row in result.rows:
+        assert len(row.samples_ns) > 10
+        assert row.facts["num_waiting"] == sum(sample > 400e6 for sample in row.samples_ns)

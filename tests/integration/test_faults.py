@@ -207,8 +207,9 @@ def test_at_many_times_what_it_can_do_a_bounded_server_refuses_and_stays_quick(b
     assert all(any(word in error.details() for word in words) for error in refused)
     assert len(refused) > 0.8 * NUM_CALLS
     assert accepted_s
-    # Whoever is accepted waits for those before, at most for as long as the settings say, and is run.
-    assert max(accepted_s) < MAX_QUEUE_MICROSECONDS / 1e6 + 20 * alone_s + 0.5
+    # Whoever is accepted waits for those before, at most for as long as the settings say, and is run; without a bound
+    # the last would wait for all. A second, and a quarter of all, are for a busy machine.
+    assert max(accepted_s) < MAX_QUEUE_MICROSECONDS / 1e6 + 1.0 + alone_s * NUM_CALLS / 4
     assert again.raw_output_contents
 
 
