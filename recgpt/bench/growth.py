@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from recgpt.metrics import ann_recall_at_k
 from recgpt.model.decoder import Decoder
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request, pad_rows
-from recgpt.recall.index import ItemIndex
+from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import FOUND, fit_neighbours
 from recgpt.recall.layout import Layout
@@ -72,7 +73,7 @@ class Grown:
 
     @staticmethod
     def make(num_items: int, folder: Path) -> Grown:
-        """Draws the vectors, and exports the graphs unless they are in the folder already."""
+        """Draws the vectors, and exports the graphs unless those of this model are in the folder already."""
         config = PAPER_SHAPE
         vectors = item_vectors(num_items, config.hidden_size)
         with torch.random.fork_rng(devices=[]):
@@ -80,9 +81,10 @@ class Grown:
             decoder = Decoder(config, num_items=num_items, num_users=1).eval()
         with torch.no_grad():
             decoder.item_embedding.weight[1:] = torch.from_numpy(vectors)
+        model = hashlib.sha256(f"{config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
         files = {}
         for number in (1, NUM_INTERESTS):
-            path = folder / f"{num_items}" / f"{interests_spec(number).name}.onnx"
+            path = folder / f"{num_items}-{model}" / f"{interests_spec(number).name}.onnx"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_onnx(Interests(decoder, number), path, metadata={})

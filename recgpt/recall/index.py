@@ -27,7 +27,7 @@ _MIN_QUERIES_PER_THREAD = 32
 
 # What the scan costs besides its products is worth it from this many scores on, and while k is below one item in so
 # many. Measured by benchmarks/item_search.py.
-_MIN_SCANNED = 40_000
+_MIN_SCANNED = 80_000
 _MIN_ITEMS_PER_FOUND = 128
 
 # Pairs of rows that are compared one by one rather than sorted first.
