@@ -16,7 +16,7 @@ from recgpt.backends.tensors import NamedArrays, recall_feeds, recall_output
 from recgpt.bundle import Bundle
 from recgpt.errors import BundleError, RequestError
 from recgpt.one_hop.plan import Call, Plan
-from recgpt.recall.answers import Answer, answer_of, popular_answer
+from recgpt.recall.answers import Answer, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.signature import MAX_RECALLED, recall_spec
@@ -125,15 +125,6 @@ class GraphCodec:
         return Call(graph=recall_spec(num_interests), feeds=recall_feeds(tokens, quotas), places=tuple(places))
 
     def _answers(self, call: Call, group: list[EncodedRequest], arrays: NamedArrays) -> dict[int, Answer]:
-        output = recall_output(arrays)
-        answers = {}
-        for number, (place, request) in enumerate(zip(call.places, group, strict=True)):
-            k = sum(request.quotas)
-            answers[place] = answer_of(
-                self._catalogue,
-                output.rows[number, :k],
-                output.scores[number, :k],
-                output.steps[number, :k],
-                output.generated_rows[number],
-            )
-        return answers
+        quotas = np.array([request.quotas for request in group], dtype=np.int64)
+        answers = recalled_answers(self._catalogue, recall_output(arrays), quotas)
+        return dict(zip(call.places, answers, strict=True))

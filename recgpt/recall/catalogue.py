@@ -30,7 +30,7 @@ class Catalogue:
     num_added: int = 0
     deleted: frozenset[int] = frozenset()
 
-    @property
+    @functools.cached_property
     def num_modelled(self) -> int:
         """Rows 1..this are the model's."""
         return len(self.item_ids) - self.num_added
@@ -47,6 +47,6 @@ class Catalogue:
         return rows[~np.isin(rows, list(self.deleted))] if self.deleted else rows
 
     @functools.cached_property
-    def never_generated(self) -> Int64Array:
+    def never_generated(self) -> list[int]:
         """Deleted rows that the model knows, ascending."""
-        return np.array(sorted(row for row in self.deleted if row <= self.num_modelled), dtype=np.int64)
+        return sorted(row for row in self.deleted if row <= self.num_modelled)
