@@ -66,6 +66,19 @@ def train(
 
 
 @app.command()
+def ensemble(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of one recipe and data file, with different seeds.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+) -> None:
+    """Puts several models into one that scores by their mean: better lists, at their cost together."""
+    from recgpt.model.checkpoint import load_checkpoint, save_checkpoint
+    from recgpt.model.ensemble import ensemble as put_together
+
+    save_checkpoint(out, put_together([load_checkpoint(path) for path in checkpoints]))
+    console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="What recgpt train wrote.")],
     data: DataFile,

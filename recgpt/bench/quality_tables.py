@@ -13,6 +13,7 @@ Report = Mapping[str, Any]
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 NAMES = {
     "recgpt": "RecGPT, two steps",
+    "ensemble": "an ensemble of these RecGPT, two steps",
     "recgpt_1": "RecGPT_1, one step",
     "no_prompt_finetune": "tuned without prompts, one step",
     "pretrain": "pre-trained, one step",
