@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recgpt.data.ids import IdMap
+from recgpt.data.ids import UNKNOWN_ROW, IdMap
 from recgpt.types import Int64Array
 
 
@@ -45,6 +45,11 @@ class Catalogue:
         """The rows that can be recalled, the most popular first, the lower row first among equals."""
         rows = np.argsort(-self.popularity[1:], kind="stable") + 1
         return rows[~np.isin(rows, list(self.deleted))] if self.deleted else rows
+
+    @functools.cached_property
+    def never_found(self) -> frozenset[int]:
+        """Rows that no search may give: the deleted ones, and the one of unknown ids."""
+        return self.deleted | {UNKNOWN_ROW}
 
     @functools.cached_property
     def never_generated(self) -> list[int]:

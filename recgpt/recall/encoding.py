@@ -51,14 +51,16 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     num_modelled = catalogue.num_modelled
     # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
     rows = catalogue.item_ids.row_list(request.history)
-    segments = request.segments or (BEHAVIOUR,) * len(rows)
     known = [0 < row <= num_modelled for row in rows]
-    # A prompt was offered, not taken: it may be just what the user wants next.
-    seen = itertools.compress(rows, (segment == BEHAVIOUR for segment in segments)) if request.filter_seen else ()
+    segments: Sequence[int] = [BEHAVIOUR] * len(rows)
+    seen = rows
+    if request.segments is not None:
+        # A prompt was offered, not taken: it may be just what the user wants next.
+        segments = request.segments
+        seen = [row for row, segment in zip(rows, segments, strict=True) if segment == BEHAVIOUR]
     blocked = catalogue.item_ids.row_list(request.blocked)
-    excluded = frozenset([*seen, *blocked]) - catalogue.deleted - {UNKNOWN_ROW}
+    excluded = frozenset([*seen, *blocked] if request.filter_seen else blocked) - catalogue.never_found
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    modelled = sorted([row for row in excluded if row <= num_modelled])
     item_rows = list(itertools.compress(rows, known))
     return EncodedRequest(
         user_row=user_row,
@@ -68,7 +70,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         merge=request.merge,
         excluded=excluded,
         allowed=allowed,
-        never_generated=[*modelled, *catalogue.never_generated],
+        never_generated=[row for row in excluded if row <= num_modelled] + catalogue.never_generated,
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=len(rows) - len(item_rows),
