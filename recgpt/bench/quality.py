@@ -92,7 +92,7 @@ def measure_runs(
         runs: gives the models.
         split: of the same data.
         seeds: of the headline and of the quotas; means and deviations are over them.
-        sweep_seeds: of the numbers of prompts.
+        sweep_seeds: of the numbers of prompts; none leaves these out.
     """
     systems = _measure_systems(runs, split, seeds)
     measured, validated = systems["test"], systems["validation"]
@@ -109,7 +109,7 @@ def measure_runs(
             PRETRAIN: [runs.pretrained(seed).training.num_epochs for seed in seeds],
             RECGPT: [checkpoint.training.num_epochs for checkpoint in tuned],
         },
-        "prompts": _sweep_prompts(runs, split, sweep_seeds),
+        **({"prompts": _sweep_prompts(runs, split, sweep_seeds)} if sweep_seeds else {}),
         "sweep_seeds": list(sweep_seeds),
         **_measure_tuned(tuned, split),
         "config": runs.recipe.to_dict(),
