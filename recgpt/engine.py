@@ -53,7 +53,8 @@ class Engine(LiveRecaller):
         def open_bundle(opened: Bundle) -> Recaller:
             check_onnx(opened)
             index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
-            recalls = opened.recall_graphs() if chosen in (Layout.GRAPH, Layout.AUTO) else {}
+            uses_graph = chosen.may_use_graph(index.num_items, is_exact=index.is_exact)
+            recalls = opened.recall_graphs() if uses_graph else {}
             backend = OnnxRuntimeBackend(
                 opened.graphs() | recalls,
                 opened.manifest.model,

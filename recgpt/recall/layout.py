@@ -23,6 +23,10 @@ class Layout(StrEnum):
     GRAPH = "graph"
     AUTO = "auto"
 
+    def may_use_graph(self, num_items: int, *, is_exact: bool) -> bool:
+        """Whether it is GRAPH for any request; arguments as of ``choose``."""
+        return self is Layout.GRAPH or (self is Layout.AUTO and is_exact and num_items < GRAPH_BELOW)
+
     def choose(self, num_items: int, batch: int, *, is_exact: bool, has_graph: bool) -> Layout:
         """The layout for a batch of so many requests.
 
@@ -36,7 +40,7 @@ class Layout(StrEnum):
             return Layout.FUSED
         if self is not Layout.AUTO:
             return self
-        if has_graph and is_exact and batch <= GRAPH_UP_TO and num_items < GRAPH_BELOW:
+        if has_graph and batch <= GRAPH_UP_TO and self.may_use_graph(num_items, is_exact=is_exact):
             return Layout.GRAPH
         least = min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
