@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_client import assert_same, bundle_copy
-from tiny_model import Export, Served, random_requests
+from test_client import assert_same
+from tiny_model import Served, random_requests
 
 from recgpt import AsyncRecallClient, RecallClient
 from recgpt.client_core import CallReport
 from recgpt.engine import Engine
-from recgpt.serving.repository import model_versions
 from recgpt.serving.server import TritonServer
 from recgpt.types import Candidates
 
@@ -25,10 +24,8 @@ NUM_CALLERS, NUM_TASKS = 8, 64
 
 
 @pytest.fixture(scope="module")
-def bundle(served: Served, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("failover") / "bundle"
-    version = model_versions(served.repository / "prefill")[0]
-    return bundle_copy(export.bundle, folder, version=version, num_interests=(2,))
+def bundle(served_bundle: Path) -> Path:
+    return served_bundle
 
 
 @pytest.fixture
