@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from recgpt.asking import Ask, lowered
+from recgpt.asking import Steps, lowered
 from recgpt.backends.triton_model import TritonModel
 from recgpt.bundle import Bundle
 from recgpt.bundle_check import fingerprint_check
@@ -19,14 +18,11 @@ from recgpt.one_hop.ladder import Ladder
 from recgpt.one_hop.plan import Codec
 from recgpt.one_hop.remote import recall_steps
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.core import RecallCore
+from recgpt.recall.core import RecallCore, warn_of_several_steps
 from recgpt.recall.index import ItemIndex
 from recgpt.recall_by import RecallBy
 from recgpt.signature import recall_spec
-from recgpt.types import Candidates, RecallRequest
-
-Check = Generator[Ask[Any], Any, None]
-Recall = Generator[Ask[Any], Any, list[Candidates]]
+from recgpt.types import Candidates, RecallRequest, checked_request
 
 
 class ServedBundle(ABC):
@@ -57,7 +53,7 @@ class ServedBundle(ABC):
         """Finds items for interests; ConfigError where servers do that."""
 
     @abstractmethod
-    def check(self, url: str) -> Check:
+    def check(self, url: str) -> Steps[None]:
         """The calls by which a server is known to serve what is needed of this bundle.
 
         Raises:
@@ -66,7 +62,7 @@ class ServedBundle(ABC):
         """
 
     @abstractmethod
-    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Recall:
+    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Steps[list[Candidates]]:
         """A recall as calls to a server, ``Search`` where it is searched here, and ``TakeReserve``."""
 
 
@@ -98,10 +94,10 @@ class _IndexHere(ServedBundle):
     def index(self) -> ItemIndex:
         return self._core.index
 
-    def check(self, url: str) -> Check:
+    def check(self, url: str) -> Steps[None]:
         return _check(self.model, self.catalogue, self.bundle, url)
 
-    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Recall:
+    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Steps[list[Candidates]]:
         return lowered(self._core.steps(requests, degrade=degrade), self.model.calls)
 
 
@@ -169,16 +165,19 @@ class _OneHop(ServedBundle):
             f"recall_by = {str(self._recall_by)!r}: this client has no index; open one with recall_by = 'client'"
         )
 
-    def check(self, url: str) -> Check:
+    def check(self, url: str) -> Steps[None]:
         form, who = self._form, f"the server at {url}"
         yield from self._asked.check_served(form.names, url)
         yield from recalled_check(
             form.codec, self._asked.run, self.bundle, self.catalogue, who=who, has_filters=form.has_filters
         )
 
-    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Recall:
+    def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Steps[list[Candidates]]:
+        listed = [checked_request(request) for request in requests]
+        if not self.prompt_tuned and any(len(request.quotas or ()) > 1 for request in listed):
+            warn_of_several_steps(stacklevel=4)  # whoever called the client
         ladder = self._ladder if degrade else None
-        return recall_steps(self._form.codec, self._asked.run, requests, ladder=ladder)
+        return recall_steps(self._form.codec, self._asked.run, listed, ladder=ladder)
 
 
 def served_model(bundle: Bundle) -> TritonModel:
@@ -187,7 +186,7 @@ def served_model(bundle: Bundle) -> TritonModel:
     return TritonModel(manifest.model, fused=manifest.num_interests, version=str(manifest.model_version))
 
 
-def served_check(bundle: Bundle, url: str) -> Check:
+def served_check(bundle: Bundle, url: str) -> Steps[None]:
     """The calls by which a server is known to serve a bundle's model.
 
     Raises:
@@ -197,6 +196,6 @@ def served_check(bundle: Bundle, url: str) -> Check:
     return _check(served_model(bundle), bundle.catalogue(), bundle, url)
 
 
-def _check(model: TritonModel, catalogue: Catalogue, bundle: Bundle, url: str) -> Check:
+def _check(model: TritonModel, catalogue: Catalogue, bundle: Bundle, url: str) -> Steps[None]:
     yield from model.check_ready(url)
     yield from lowered(fingerprint_check(model, catalogue, bundle, who=f"the server at {url}"), model.calls)

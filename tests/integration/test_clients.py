@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from recgpt.errors import (
     ShortfallError,
 )
 from recgpt.publishing import Publisher
+from recgpt.recall.core import PretrainedOnlyWarning
 from recgpt.recall_by import RecallBy
 from recgpt.testing import FakeNetwork, FakeServer
 from recgpt.types import Candidates, Degraded, RecallRequest
@@ -437,6 +439,16 @@ def test_reports_tell_who_recalled_by_which_model(anywhere: Recall) -> None:
     model = {"client": "interests_2", "graph": "recall_2", "engine": "recall_engine"}[anywhere.recall_by]
     assert [record.what.split()[1] for record in report.attempts] == [model]
     assert report.recall_by == anywhere.recall_by
+
+
+def test_several_steps_of_a_model_that_was_only_pretrained_are_warned_of(
+    anywhere: Recall, export: Export, tmp_path: Path
+) -> None:
+    training = replace(Bundle.open(export.bundle).manifest.training, stage="pretrained", num_prompts=0)
+    anywhere.bundle = bundle_copy(export.bundle, tmp_path / "bundle", training=training)
+    anywhere([replace(TWO, quotas=None)])
+    with pytest.warns(PretrainedOnlyWarning):
+        anywhere([TWO])
 
 
 @pytest.mark.parametrize("recall_by", ["graph", "engine"])
