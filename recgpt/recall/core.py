@@ -16,7 +16,7 @@ import numpy as np
 from recgpt.asking import Steps
 from recgpt.backends.asks import Recall, Search
 from recgpt.backends.base import InterestsOutput, Model
-from recgpt.errors import BundleMismatchError, RequestError
+from recgpt.errors import BundleMismatchError
 from recgpt.recall.answers import Answer, answers_of, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.clock import Clock
@@ -27,7 +27,7 @@ from recgpt.recall.layout import Layout
 from recgpt.recall.loop import search_in_loop
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
 from recgpt.recall.padded import pad_rows
-from recgpt.types import Candidates, Float32Array, Int64Array, RecallRequest
+from recgpt.types import Candidates, Float32Array, Int64Array, RecallRequest, checked_request
 
 # Searches up to about this deep cost much the same.
 _MIN_DEPTH = 64
@@ -41,6 +41,15 @@ _Lists = tuple[Int64Array, Float32Array]
 
 class PretrainedOnlyWarning(UserWarning):
     """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
+
+
+def warn_of_several_steps(*, stacklevel: int) -> None:
+    """Warns that a model that was only pre-trained is asked for them; ``stacklevel`` as of ``warnings.warn``."""
+    warnings.warn(
+        "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
+        PretrainedOnlyWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class RecallCore:
@@ -113,11 +122,7 @@ class RecallCore:
         for position, request in enumerate(encoded):
             groups[_Group.of(request)].append(position)
         if not self.prompt_tuned and any(group.num_interests > 1 for group in groups):
-            warnings.warn(
-                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
-                PretrainedOnlyWarning,
-                stacklevel=4,  # whoever called the face that drives this
-            )
+            warn_of_several_steps(stacklevel=5)  # whoever called the face that drives this
         clock.lap("encode")
         answers: dict[int, Answer] = {}
         for group, positions in groups.items():
@@ -140,9 +145,7 @@ class RecallCore:
         ]
 
     def _encode(self, request: RecallRequest) -> EncodedRequest:
-        if not isinstance(request, RecallRequest):
-            raise RequestError(f"expected a RecallRequest, got {request!r}")
-        encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
+        encoded = encode_request(checked_request(request), self.catalogue, prompt_tuned=self.prompt_tuned)
         window = self._model.spec.max_length
         check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
         return encoded
