@@ -5,10 +5,13 @@ Runs in an environment of its own, with replay-rec[torch] and openvino, and with
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import openvino
 import torch
 from peer_loop import TOP_K, Sizes, Way, answer
 from replay.data import FeatureHint, FeatureSource, FeatureType
@@ -20,27 +23,48 @@ ITEM = "item_id"
 
 
 def ways(sizes: Sizes) -> Mapping[str, Way]:
-    """``compiled``, one graph for each size of a batch; ``eager``, the same model in PyTorch."""
+    """``eager`` in PyTorch; ``compiled``, one graph for each size of a batch; ``float32``, the same told its precision.
+
+    Left to itself, OpenVINO computes in bfloat16 where the processor can.
+    """
+    schema = _schema(sizes["num_items"], sizes["hidden_size"])
     model = SasRec(
-        _schema(sizes["num_items"], sizes["hidden_size"]),
+        schema,
         block_count=sizes["num_blocks"],
         head_count=sizes["num_heads"],
         hidden_size=sizes["hidden_size"],
         max_seq_len=sizes["max_length"],
     ).eval()
-    compiled = {
-        size: SasRecCompiled.compile(model, mode="batch", batch_size=size, num_threads=sizes["num_threads"])
-        for size in sizes["batch_sizes"]
-    }
+    compiled, float32 = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = str(Path(folder) / "model.onnx")
+        for size in sizes["batch_sizes"]:
+            compiled[size] = SasRecCompiled.compile(
+                model, mode="batch", batch_size=size, num_threads=sizes["num_threads"], onnx_path=onnx_path
+            )
+            float32[size] = _float32(onnx_path, schema, (size, sizes["max_length"]), sizes["num_threads"])
     encode = partial(_batch, width=sizes["max_length"], padding=sizes["num_items"])
-    return {
-        "compiled": {
+
+    def way(models: Mapping[int, Any]) -> Way:
+        return {
             "encode": encode,
-            "interests": lambda batch, k: compiled[len(batch["padding_mask"])].predict(batch),
+            "interests": lambda batch, k: models[len(batch["padding_mask"])].predict(batch),
             **TOP_K,
-        },
-        "eager": {"encode": encode, "interests": lambda batch, k: model.predict(batch), **TOP_K},
+        }
+
+    return {
+        "eager": way(dict.fromkeys(sizes["batch_sizes"], model)),
+        "compiled": way(compiled),
+        "float32": way(float32),
     }
+
+
+def _float32(onnx_path: str, schema: TensorSchema, shape: tuple[int, int], num_threads: int) -> SasRecCompiled:
+    """As ``SasRecCompiled.compile``, which has no option for the precision."""
+    core = openvino.Core()
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"})
+    graph = openvino.convert_model(onnx_path, input=[(ITEM, list(shape)), ("padding_mask", list(shape))])
+    return SasRecCompiled(core.compile_model(graph, "CPU"), schema)
 
 
 def _schema(num_items: int, size: int) -> TensorSchema:

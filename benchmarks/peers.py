@@ -46,20 +46,21 @@ from recgpt.recall.layout import Layout
 from recgpt.types import RecallRequest
 
 QUOTAS = (9, 1)
-EAGER, GRAPH = "recgpt, eager PyTorch and topk (2 steps)", f"recgpt, {Layout.GRAPH} (2 steps)"
+EAGER = "recgpt, eager PyTorch and topk (2 steps)"
 METHOD = """\
 Each round calls every contender once on the same histories; the first rounds are thrown away. Ours: two-step recall of
 10 items that are not in the history, by each layout, and by PyTorch, all tokens again for each step, with torch.topk.
 Peers: SASRec of the same width, blocks, heads, window and catalogue with random weights, the scores of all items and
 the 10 best of them by torch.topk: one step, nothing left out. RePlay: histories padded to the window, as its compiled
-model wants them; OpenVINO as it comes, which computes in bfloat16 where the processor does. RecTools: the PyTorch
-modules that its recommend runs, the item vectors kept and histories padded to the longest; and recommend itself, tables
-of pandas included. RecBole: full_sort_predict, histories padded to the longest. All begin with lists of numbers and end
-with lists of numbers; a peer takes its own times, so that pipes do not count. Stages: encode, model (interests; a
-peer's hold the scores of all items, of RecTools' recommend the whole call), search, merge (ids). ratio_to_eager: the
-median of our eager PyTorch over the row's; of each peer likewise, by the faster of its ways; ratio_after_encode:
-likewise of RePlay, both without what makes tensors of lists. identical_lists: share of requests with the items and the
-order of the same model in PyTorch in float32, which is our eager row or the peer's.
+model wants them; compiled by OpenVINO as it comes, in bfloat16 where the processor can, and in float32. RecTools: the
+PyTorch modules that its recommend runs, the item vectors kept and histories padded to the longest; and recommend
+itself, tables of pandas included. RecBole: full_sort_predict, histories padded to the longest. All begin with lists of
+numbers and end with lists of numbers; a peer takes its own times, so that pipes do not count. Stages: encode, model
+(interests; a peer's hold the scores of all items, of RecTools' recommend the whole call), search, merge (ids).
+ratio_to_eager: the median of our eager PyTorch over the row's; of each peer likewise, by the fastest of its ways;
+ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as ratio_to_replay, but without what makes
+tensors of lists on both sides. identical_lists: share of requests with the items and the order of the same model in
+PyTorch in float32, which is our eager row or the peer's.
 """
 
 
@@ -74,7 +75,11 @@ class Library:
 LIBRARIES = {
     "RePlay": Library(
         script="peer_replay.py",
-        rows={"eager": "RePlay, eager PyTorch (1 step)", "compiled": "RePlay, compiled (1 step)"},
+        rows={
+            "eager": "RePlay, eager PyTorch (1 step)",
+            "float32": "RePlay, compiled in float32 (1 step)",
+            "compiled": "RePlay, compiled (1 step)",
+        },
     ),
     "RecTools": Library(
         script="peer_rectools.py",
@@ -218,12 +223,13 @@ def _peer_case(peer: Peer, way: str, histories: Sequence[Sequence[Sequence[int]]
 
 
 def _ratios(contenders: Contenders, samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Fact]]:
-    """Of each row: how many times as fast as our eager PyTorch, and as each peer's faster way; None without these."""
+    """Of each row: how many times as fast as our eager PyTorch, and as each peer's fastest way; None without these."""
     total = {name: median(sample.total_ns for sample in taken) for name, taken in samples.items()}
     rest = {name: median(_after_encode(sample) for sample in taken) for name, taken in samples.items()}
     rivals = {"eager": [EAGER] if EAGER in contenders.ours else []}
     for name, library in LIBRARIES.items():
         rivals[name.lower()] = list(library.rows.values()) if name in contenders.peers else []
+    rivals["replay_float32"] = [row for row in rivals["replay"] if row != LIBRARIES["RePlay"].rows["compiled"]]
     times = [(f"ratio_to_{rival}", total, rows) for rival, rows in rivals.items()]
     times.append(("ratio_after_encode", rest, rivals["replay"]))
     return {
