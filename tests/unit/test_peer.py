@@ -9,14 +9,15 @@ import pytest
 from recgpt.bench.peer import Peer
 from recgpt.errors import DependencyError
 
-# A real process that speaks the protocol, and dies of a way it does not know.
+# A real process that speaks the protocol, and dies of a way it does not know: its input is gone before its output.
 SCRIPT = """
-import json, sys
+import json, os, sys
 sizes = json.loads(sys.stdin.readline())
 print(json.dumps({"versions": {"peer": str(sizes["num_items"])}}), flush=True)
 for line in sys.stdin:
     asked = json.loads(line)
     if asked["way"] != "known":
+        os.close(0)
         sys.exit("no such way")
     items = [history[: asked["k"]] for history in asked["histories"]]
     print(json.dumps({"stages_ns": {"encode": 3, "search": 4}, "items": items}), flush=True)
