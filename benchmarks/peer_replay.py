@@ -1,77 +1,70 @@
-"""RePlay's compiled SASRec as a process that ``benchmarks/peers.py`` times: one JSON a line in, one a line out.
+"""RePlay's SASRec, compiled by OpenVINO and eager, as a process that ``benchmarks/peers.py`` times.
 
 Runs in an environment of its own, with replay-rec[torch] and openvino, and without recgpt.
-First line: sizes and batch sizes. Later ones: {"way": .., "histories": [[item, ..], ..], "k": ..}; the answer holds the
-time of each stage and the items.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import itertools
-import json
-import sys
-import time
-import warnings
-from collections.abc import Callable
+import tempfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import openvino
 import torch
+from peer_loop import TOP_K, Sizes, Way, answer
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.models.nn.sequential import SasRec
 from replay.models.nn.sequential.compiled import SasRecCompiled
 
 ITEM = "item_id"
-# As of ours: making tensors, the model with its scores of all items, the best of them, ids.
-STAGES = ("encode", "interests", "search", "merge")
-PACKAGES = ("replay-rec", "openvino", "torch")
-
-Predict = Callable[[dict[str, Any]], torch.Tensor]
 
 
-def main() -> None:
-    """Answers until its input ends."""
-    warnings.simplefilter("ignore")
-    answers, sys.stdout = sys.stdout, sys.stderr  # what libraries print is no answer
-    sizes = json.loads(sys.stdin.readline())
-    torch.set_num_threads(sizes["num_threads"])
-    ways = _ways(sizes)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    print(json.dumps({"versions": versions}), file=answers, flush=True)
-    for line in sys.stdin:
-        asked = json.loads(line)
-        predict = ways[asked["way"], len(asked["histories"])]
-        clock = [time.perf_counter_ns()]
-        batch = _batch(asked["histories"], sizes["max_length"], sizes["num_items"])
-        clock.append(time.perf_counter_ns())
-        with torch.inference_mode():
-            scores = predict(batch)
-            clock.append(time.perf_counter_ns())
-            best = scores.topk(asked["k"], dim=1).indices
-        clock.append(time.perf_counter_ns())
-        items = (best + 1).tolist()
-        clock.append(time.perf_counter_ns())
-        stages = dict(zip(STAGES, [after - before for before, after in itertools.pairwise(clock)], strict=True))
-        print(json.dumps({"stages_ns": stages, "items": items}), file=answers, flush=True)
+def ways(sizes: Sizes) -> Mapping[str, Way]:
+    """``eager`` in PyTorch; ``compiled``, one graph for each size of a batch; ``float32``, the same told its precision.
 
-
-def _ways(sizes: dict[str, Any]) -> dict[tuple[str, int], Predict]:
-    """What scores all items, by its name and the size of a batch."""
-    torch.manual_seed(0)
+    Left to itself, OpenVINO computes in bfloat16 where the processor can.
+    """
+    schema = _schema(sizes["num_items"], sizes["hidden_size"])
     model = SasRec(
-        _schema(sizes["num_items"], sizes["hidden_size"]),
+        schema,
         block_count=sizes["num_blocks"],
         head_count=sizes["num_heads"],
         hidden_size=sizes["hidden_size"],
         max_seq_len=sizes["max_length"],
     ).eval()
-    ways: dict[tuple[str, int], Predict] = {}
-    for size in sizes["batch_sizes"]:
-        compiled = SasRecCompiled.compile(model, mode="batch", batch_size=size, num_threads=sizes["num_threads"])
-        ways["compiled", size] = compiled.predict
-        ways["eager", size] = model.predict
-    return ways
+    compiled, float32 = {}, {}
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = str(Path(folder) / "model.onnx")
+        for size in sizes["batch_sizes"]:
+            compiled[size] = SasRecCompiled.compile(
+                model, mode="batch", batch_size=size, num_threads=sizes["num_threads"], onnx_path=onnx_path
+            )
+            float32[size] = _float32(onnx_path, schema, (size, sizes["max_length"]), sizes["num_threads"])
+    encode = partial(_batch, width=sizes["max_length"], padding=sizes["num_items"])
+
+    def way(models: Mapping[int, Any]) -> Way:
+        return {
+            "encode": encode,
+            "interests": lambda batch, k: models[len(batch["padding_mask"])].predict(batch),
+            **TOP_K,
+        }
+
+    return {
+        "eager": way(dict.fromkeys(sizes["batch_sizes"], model)),
+        "compiled": way(compiled),
+        "float32": way(float32),
+    }
+
+
+def _float32(onnx_path: str, schema: TensorSchema, shape: tuple[int, int], num_threads: int) -> SasRecCompiled:
+    """As ``SasRecCompiled.compile``, which has no option for the precision."""
+    core = openvino.Core()
+    core.set_property("CPU", {"INFERENCE_NUM_THREADS": num_threads, "INFERENCE_PRECISION_HINT": "f32"})
+    graph = openvino.convert_model(onnx_path, input=[(ITEM, list(shape)), ("padding_mask", list(shape))])
+    return SasRecCompiled(core.compile_model(graph, "CPU"), schema)
 
 
 def _schema(num_items: int, size: int) -> TensorSchema:
@@ -89,7 +82,7 @@ def _schema(num_items: int, size: int) -> TensorSchema:
     )
 
 
-def _batch(histories: list[list[int]], width: int, padding: int) -> dict[str, Any]:
+def _batch(histories: list[list[int]], k: int, *, width: int, padding: int) -> dict[str, Any]:
     """Left-padded items 0..V-1, as RePlay takes them; of histories of items 1..V."""
     rows = [[padding] * (width - len(history)) + [item - 1 for item in history] for history in histories]
     items = torch.tensor(rows)
@@ -97,4 +90,4 @@ def _batch(histories: list[list[int]], width: int, padding: int) -> dict[str, An
 
 
 if __name__ == "__main__":
-    main()
+    answer(ways, packages=("replay-rec", "openvino", "torch"))

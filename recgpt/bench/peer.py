@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,9 @@ class Peer:
     def close(self) -> None:
         """Lets the script end; calling it twice is harmless."""
         if self._process.stdin is not None and not self._process.stdin.closed:
-            self._process.stdin.close()
+            # Closing writes what a script that has already ended did not read.
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
         try:
             self._process.wait(timeout=10)
         except subprocess.TimeoutExpired:

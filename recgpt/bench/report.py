@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recgpt.bench.peers_report import peers
 from recgpt.bench.report_sections import (
     Render,
     Section,
@@ -29,7 +30,7 @@ GPU = "gpu"
 
 SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
-    "peers": ("benchmarks/peers.py", any_result),
+    "peers": ("benchmarks/peers.py", peers),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
     "catalogue_growth": ("benchmarks/catalogue_growth.py", any_result),
     "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),

@@ -82,6 +82,8 @@ def plot_bars(panels: Sequence[tuple[str, Mapping[str, float]]], target: Path, *
         axes[place].set_title(heading, color=INK, fontsize=11)
         axes[place].set_xlabel(xlabel, color=FAINT, fontsize=9)
         _plain(axes[place], grid="x")
+        if place and list(values) == list(panels[0][1]):
+            axes[place].tick_params(labelleft=False)  # the same names as on the left
     save_figure(figure, target)
 
 

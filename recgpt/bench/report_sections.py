@@ -49,7 +49,7 @@ def any_result(result: Result, folder: Path) -> Section:
         plots.append(folder / f"{result.name}.png")
         by_batch = _grouped(result.rows, "batch")
         panels = [
-            Panel(title=_batch_title(batch), series=_points(rows, "num_items")) for batch, rows in by_batch.items()
+            Panel(title=batch_title(batch), series=_points(rows, "num_items")) for batch, rows in by_batch.items()
         ]
         plot_lines(panels, plots[0], title=result.method["title"], xlabel="items", ylabel="ms, p50")
     return Section(
@@ -67,7 +67,7 @@ def recall_latency(result: Result, folder: Path) -> Section:
     plot_recall_latency(result, stages)
     groups = result.calls_by_batch()
     panels = [
-        (_batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
+        (batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
         for batch, rows in groups.items()
     ]
     plot_bars(panels, rates, title=f"{result.method['title']}: throughput", xlabel="requests/s")
@@ -75,7 +75,7 @@ def recall_latency(result: Result, folder: Path) -> Section:
     loads = [row for row in result.rows if not row.stages_ns]
     tables = [_facts_table(rows) for rows in (calls, loads) if rows]
     slower = [
-        f"{row.name}, {_batch_title(int(row.facts['batch'] or 0))}: {significant(float(row.facts['ratio_to_eager']))} "
+        f"{row.name}, {batch_title(int(row.facts['batch'] or 0))}: {significant(float(row.facts['ratio_to_eager']))} "
         f"times as fast as PyTorch."
         for row in calls
         if row.facts["ratio_to_eager"] is not None and float(row.facts["ratio_to_eager"]) < 1
@@ -104,7 +104,7 @@ def interests_latency(result: Result, folder: Path) -> Section:
         (short, "num_interests", "J, interests", by_number),
     ):
         panels = [
-            Panel(title=_batch_title(batch), series=_points(group, axis))
+            Panel(title=batch_title(batch), series=_points(group, axis))
             for batch, group in _grouped(rows, "batch").items()
         ]
         plot_lines(panels, target, title=f"{result.method['title']}, by {label}", xlabel=label, ylabel="ms, p50")
@@ -120,13 +120,12 @@ def interests_latency(result: Result, folder: Path) -> Section:
         for name, facts in means.items()
         if FUSED in means and not name.startswith(FLOOR) and name != FUSED
     ]
-    missing = [f"{name} was not measured: {reason}." for name, reason in result.method.get("missing", {}).items()]
     return Section(
         title=result.method["title"],
         result=result,
         plots=(by_history, by_number, ratios),
         tables=(table, _facts_table(result.rows)),
-        not_helped=(*worse, *missing),
+        not_helped=(*worse, *not_measured(result)),
     )
 
 
@@ -175,7 +174,7 @@ def mixed_lengths(result: Result, folder: Path) -> Section:
     calls = [row for row in result.rows if row.stages_ns]
     panels = [
         (
-            f"{_batch_title(int(batch or 0))}",
+            f"{batch_title(int(batch or 0))}",
             {
                 f"{row.name}, J = {row.facts['num_interests']}": row.stages_ms["interests"]["p50"]
                 for row in rows
@@ -186,7 +185,7 @@ def mixed_lengths(result: Result, folder: Path) -> Section:
     ]
     plot_bars(panels, target, title=result.method["title"], xlabel="ms in the model, p50")
     slower = [
-        f"Cutting by length, {_batch_title(int(row.facts['batch'] or 0))}, J = {row.facts['num_interests']}: "
+        f"Cutting by length, {batch_title(int(row.facts['batch'] or 0))}, J = {row.facts['num_interests']}: "
         f"{float(row.facts['ratio_to_padded'] or 0):.2f} times as fast."
         for row in calls
         if row.name == PARTS and float(row.facts["ratio_to_padded"] or 0) < 1
@@ -286,7 +285,13 @@ def _grouped(rows: Iterable[Row], fact: str | None) -> dict[Fact, list[Row]]:
     return groups
 
 
-def _batch_title(batch: Fact) -> str:
+def not_measured(result: Result) -> list[str]:
+    """A sentence for each contender that was missing."""
+    return [f"{name} was not measured: {reason}." for name, reason in result.method.get("missing", {}).items()]
+
+
+def batch_title(batch: Fact) -> str:
+    """Heading of what was measured with that many requests at once; of everything for None."""
     if batch is None:
         return "all rows"
     return f"{batch} request{'s' if batch != 1 else ''} a call"

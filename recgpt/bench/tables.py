@@ -191,19 +191,29 @@ def show_precision(result: Result, console: Console) -> None:
 
 
 def show_peers(result: Result, console: Console) -> None:
-    """One line a contender and batch size: medians by stage, throughput, and how many times as fast as the peer."""
+    """One line a contender and batch size: medians by stage, throughput, and how many times as fast as others."""
     stages = ("encode", "interests", "search", "merge")
+    ratios = ratio_facts(result)
     table = Table(title=f"{result.method['title']}: ms, p50", title_justify="left", title_style="bold", box=None)
-    for heading in ("batch", "", *stages, "total", "requests/s", "times as fast", "after encode"):
-        table.add_column(heading, justify="right" if heading else "left")
+    headings = (heading.removeprefix("ratio_").replace("_", " ") for heading in ratios)
+    for heading in ("batch", "", *stages, "total", "requests/s", *headings, "same lists"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
-        medians = (significant(row.stages_ms[stage]["p50"]) for stage in stages)
-        ratios = (_or_dash(row.facts[name], ".2f") for name in ("ratio_to_peer", "ratio_after_encode"))
+        found = row.stages_ms
+        medians = (significant(found[stage]["p50"]) if stage in found else "-" for stage in stages)
         total, throughput = significant(row.latency_ms["p50"]), f"{row.facts['throughput']:,.0f}"
-        table.add_row(str(row.facts["batch"]), row.name, *medians, total, throughput, *ratios)
-    console.print(table)
+        times = (_or_dash(row.facts[name], ".2f") for name in ratios)
+        same = _or_dash(row.facts["identical_lists"], ".1%")
+        table.add_row(str(row.facts["batch"]), row.name, *medians, total, throughput, *times, same)
+    _print_whole(table, console)
     for name, reason in result.method["missing"].items():
         console.print(f"{name} was not measured: {reason}", markup=False)
+
+
+def ratio_facts(result: Result) -> list[str]:
+    """Names of the facts that are ratios and exist in some row, in their order."""
+    names = dict.fromkeys(name for row in result.rows for name, value in row.facts.items() if value is not None)
+    return [name for name in names if name.startswith("ratio_")]
 
 
 def show_item_search(result: Result, console: Console) -> None:

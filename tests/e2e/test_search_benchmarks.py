@@ -4,8 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from tiny_model import Export
 
+from recgpt.bench.peers_report import peers
 from recgpt.bench.results import Result
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -29,11 +31,24 @@ def test_item_search_measures_every_way_and_all_find_the_same(tmp_path: Path) ->
     assert min(float(row.facts["same_items"] or 0) for row in rows) >= 0.98
 
 
-def test_peers_says_why_one_is_missing_and_measures_ours(export: Export, tmp_path: Path) -> None:
-    arguments = ("--bundle", export.bundle, "--replay", tmp_path / "nowhere/bin/python", "--out", "peers.json")
-    said = run("peers.py", tmp_path, *arguments)
-    assert "RePlay was not measured" in said
+def test_peers_says_who_is_missing_and_why_and_measures_ours(export: Export, tmp_path: Path) -> None:
+    broken = tmp_path / "python"  # an environment without the library
+    broken.write_text("#!/bin/sh\necho no module named replay >&2\n")
+    broken.chmod(0o755)
+    arguments = ("--bundle", export.bundle, "--checkpoint", export.checkpoint_file, "--replay", broken)
+    said = run("peers.py", tmp_path, *arguments, "--out", "peers.json")
     result = Result.load(tmp_path / "peers.json")
-    assert "nowhere" in result.method["missing"]["RePlay"]
-    assert [row.name for row in result.rows] == ["recgpt, fused (2 steps)", "recgpt, index (2 steps)"] * 3
-    assert all(row.facts["ratio_to_peer"] is None for row in result.rows)
+    assert {"RePlay", "RecTools", "RecBole"} == set(result.method["missing"])
+    assert "no module named replay" in result.method["missing"]["RePlay"]
+    assert "artifacts/rectools/bin/python is missing" in result.method["missing"]["RecTools"]
+    assert all(f"{name} was not measured" in said for name in result.method["missing"])
+    ours = ["eager PyTorch and topk", "fused", "index", "graph", "auto"]
+    assert [row.name for row in result.rows] == [f"recgpt, {way} (2 steps)" for way in ours] * 3
+    for row in result.rows:
+        assert row.facts["identical_lists"] == 1.0
+        assert row.facts["ratio_to_replay"] is None
+        eager = next(other for other in result.rows if other.facts["batch"] == row.facts["batch"])
+        assert row.facts["ratio_to_eager"] == pytest.approx(eager.latency_ms["p50"] / row.latency_ms["p50"])
+    section = peers(result, tmp_path)
+    assert section.plots[0].read_bytes().startswith(b"\x89PNG")
+    assert len(section.not_helped) >= 3

@@ -1,0 +1,33 @@
+"""The section about peers: throughput of everyone, and where one of them is ahead of us."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from recgpt.bench.report_plots import plot_bars
+from recgpt.bench.report_sections import Section, any_result, batch_title, not_measured
+from recgpt.bench.results import Result
+from recgpt.bench.tables import ratio_facts
+
+OURS = "recgpt"
+"""What names of our own rows begin with."""
+
+
+def peers(result: Result, folder: Path) -> Section:
+    """A bar a contender, of requests a second: beside the slowest's latency the others' could not be told apart."""
+    target = folder / "peers.png"
+    panels = [
+        (batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
+        for batch, rows in result.calls_by_batch().items()
+    ]
+    plot_bars(panels, target, title=result.method["title"], xlabel="requests/s")
+    behind = []
+    for batch, rows in result.calls_by_batch().items():
+        ours = min((row for row in rows if row.name.startswith(OURS)), key=lambda row: row.latency_ms["p50"])
+        behind += [
+            f"{ours.name}, {batch_title(batch)}: {name.replace('_', ' ')} {float(value):.2f}, our best."
+            for name in ratio_facts(result)
+            if (value := ours.facts.get(name)) is not None and float(value) < 1
+        ]
+    return replace(any_result(result, folder), plots=(target,), not_helped=(*behind, *not_measured(result)))
