@@ -1,0 +1,59 @@
+"""The layouts of ``recgpt.bench.layouts`` for one event loop that many requests share."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from recgpt.asking import Ask, drive_async
+from recgpt.async_client import AsyncRecallClient
+from recgpt.backends.triton_model import TritonModel
+from recgpt.backends.triton_network import TritonNetwork
+from recgpt.bench.contenders import TIMEOUT_S
+from recgpt.bench.layouts import CLIENT_INDEX, EMPTY_PYTHON, ENGINE, GRAPH, empty_call
+from recgpt.bench.open_loop import AsyncRecall
+from recgpt.bundle import Bundle
+from recgpt.one_hop.engine_codec import EngineCodec
+from recgpt.one_hop.graph_codec import GraphCodec
+from recgpt.one_hop.plan import Codec
+from recgpt.one_hop.remote import recall_steps
+from recgpt.types import Candidates, RecallRequest
+
+
+@asynccontextmanager
+async def open_async_layouts(bundle: Bundle, url: str, *, num_threads: int) -> AsyncIterator[dict[str, AsyncRecall]]:
+    """Connects the three layouts, and the model that does nothing, to a server; the way of each by its name.
+
+    Args:
+        bundle: that is served.
+        url: of a server that ``serve_layouts`` started.
+        num_threads: of Faiss in this process.
+    """
+    async with AsyncExitStack() as stack:
+        client = AsyncRecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=num_threads)
+        await stack.enter_async_context(client)
+        connection = TritonNetwork().connect_async(url)
+        stack.push_async_callback(connection.close)
+        manifest = bundle.manifest
+        model = TritonModel(manifest.model, fused=(), version=str(manifest.model_version))
+
+        async def answer(rpc: Ask[Any]) -> Any:
+            return await connection.call(rpc, TIMEOUT_S)
+
+        def one_hop(codec: Codec) -> AsyncRecall:
+            async def recall(requests: Sequence[RecallRequest]) -> list[Candidates]:
+                return await drive_async(recall_steps(codec, model.run, requests), answer)
+
+            return recall
+
+        async def empty(requests: Sequence[RecallRequest]) -> list[Candidates]:
+            await drive_async(model.run(*empty_call(EMPTY_PYTHON, len(requests))), answer)
+            return []
+
+        yield {
+            CLIENT_INDEX: client.recall_many,
+            GRAPH: one_hop(GraphCodec.of(bundle)),
+            ENGINE: one_hop(EngineCodec.of(bundle.catalogue())),
+            EMPTY_PYTHON: empty,
+        }
