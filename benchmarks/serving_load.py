@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -165,7 +166,7 @@ class _Catalogue:
             return Sample(total_ns=time.perf_counter_ns() - started)
 
         samples = interleave(
-            {name: lambda number, layout=layout: call(layout, number) for name, layout in layouts.items()},
+            {name: partial(call, layout) for name, layout in layouts.items()},
             num_rounds=self._plan.num_calls,
             num_warmup=self._plan.num_warmup,
         )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.types import Int64Array, ItemId, RecallRequest
 
@@ -26,10 +27,11 @@ class PowerLaw:
     start: int
     scale: int
 
-    def at(self, uniform: np.ndarray) -> Int64Array:
+    def at(self, uniform: NDArray[np.float64]) -> Int64Array:
         """The values at quantiles ``uniform``, rounded to the nearest; half of all sessions have the least length."""
         values = np.rint(self.start + self.scale * uniform ** (1 / self.exponent))
-        return np.minimum(values, self.scale).astype(np.int64)
+        whole: Int64Array = np.minimum(values, self.scale).astype(np.int64)
+        return whole
 
 
 SESSION_LENGTHS = PowerLaw(exponent=0.07004263982467046, start=2, scale=277)
