@@ -34,7 +34,7 @@ def recall_quality(
     dataset: Annotated[str, typer.Option(help="Name of the data set; its recipe is benchmarks/recipes/NAME.toml.")],
     data: Annotated[Path, typer.Option(help="Its sequence file.")],
     seeds: Annotated[int, typer.Option(min=1, help="Models of each kind.")] = 3,
-    sweep_seeds: Annotated[int, typer.Option(min=1, help="Models for each number of prompts.")] = 1,
+    sweep_seeds: Annotated[int, typer.Option(min=0, help="Models for each number of prompts; 0 leaves these out.")] = 1,
     checkpoint: Annotated[Path | None, typer.Option(help="Only evaluate this one.")] = None,
     config: Annotated[Path | None, typer.Option(help="Another recipe, laid over the default preset.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Upper bound for each stage's epochs.")] = None,

@@ -13,9 +13,12 @@ from typing import Any, Self
 from recgpt.asking import Ask, drive_async
 from recgpt.backends.asks import Search, TakeReserve
 from recgpt.bundle import Bundle
-from recgpt.client_core import ClientOptions, OnCall, Recording, ServedBundle, addresses
+from recgpt.client_core import ClientOptions, OnCall, Recording, addresses
+from recgpt.client_layouts import ServedBundle, open_served
 from recgpt.errors import BundleError, RecGPTError
 from recgpt.live import check_follow
+from recgpt.recall.index import ItemIndex
+from recgpt.recall_by import RecallBy, recall_by_of
 from recgpt.remote.async_pool import AsyncServerPool
 from recgpt.remote.network import Network
 from recgpt.remote.policy import CallPolicy, TlsOptions
@@ -69,6 +72,7 @@ class AsyncRecallClient:
         url: str | Sequence[str],
         *,
         bundle: str | Path,
+        recall_by: RecallBy | str = RecallBy.CLIENT,
         timeout_s: float = 5.0,
         policy: CallPolicy | None = None,
         degrade: bool = False,
@@ -81,6 +85,7 @@ class AsyncRecallClient:
         check_follow(follow_s)
         self._options = ClientOptions(
             urls=addresses(url),
+            recall_by=recall_by_of(recall_by),
             timeout_s=timeout_s,
             policy=policy or CallPolicy(),
             degrade=degrade,
@@ -132,14 +137,11 @@ class AsyncRecallClient:
         """As ``Recaller.recall_many``, all requests from the bundle that is current when it is called."""
         listed, opened = list(requests), self._current()
         recording = Recording(self._options, len(listed))
-        index = opened.served.core.index
 
         async def answer(ask: Ask[Any]) -> Any:
             match ask:
-                case Search(queries, k, among, excluded) if len(queries) * index.num_items <= _INLINE_SEARCH:
-                    return index.search(queries, k, among, excluded=excluded)
-                case Search(queries, k, among, excluded):
-                    return await asyncio.to_thread(index.search, queries, k, among, excluded=excluded)
+                case Search():
+                    return await _search(opened.served.index, ask)
                 case TakeReserve():
                     return recording.call.take_reserve()
                 case _:
@@ -205,7 +207,7 @@ class AsyncRecallClient:
 
     async def _open(self, bundle: Bundle, *, even_if_down: bool) -> _Opened:
         options = self._options
-        served = await asyncio.to_thread(ServedBundle, bundle, num_threads=options.num_threads)
+        served = await asyncio.to_thread(open_served, bundle, options.recall_by, num_threads=options.num_threads)
         pool = AsyncServerPool(
             options.urls,
             self._carrier,
@@ -227,3 +229,9 @@ class AsyncRecallClient:
             except (RecGPTError, OSError) as error:
                 version = self.bundle.manifest.version
                 _log.warning("%s: recall goes on with version %s: %s", self._path, version, error)
+
+
+async def _search(index: ItemIndex, ask: Search) -> Any:
+    if len(ask.queries) * index.num_items <= _INLINE_SEARCH:
+        return index.search(ask.queries, ask.k, ask.among, excluded=ask.excluded)
+    return await asyncio.to_thread(index.search, ask.queries, ask.k, ask.among, excluded=ask.excluded)

@@ -73,6 +73,8 @@ class Manifest:
         num_added_items: items behind the model's own, which are recalled but not understood in a history.
         recalls: the J of each graph that recalls; such a graph knows no added items.
         max_recalled: the most items that such a graph gives.
+        recalled: rows and scores of the best items for the first interest of the first example (as ``recalled_history``
+            cuts it), by which a client knows again what recalls on a server.
     """
 
     version: int
@@ -90,6 +92,7 @@ class Manifest:
     index: Mapping[str, Any] = field(default_factory=lambda: {"kind": str(IndexKind.FLAT)})
     recalls: tuple[int, ...] = ()
     max_recalled: int = MAX_RECALLED
+    recalled: Mapping[int, float] = field(default_factory=dict)
 
     @property
     def model_version(self) -> int:
@@ -117,6 +120,7 @@ class Manifest:
         plain["num_interests"] = tuple(plain["num_interests"])
         plain["fingerprint"] = tuple(plain["fingerprint"])
         plain["recalls"] = tuple(plain.get("recalls", ()))
+        plain["recalled"] = {int(row): score for row, score in plain.get("recalled", {}).items()}
         return Manifest(**plain)
 
 

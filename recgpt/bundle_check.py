@@ -35,11 +35,15 @@ def fingerprint_check(model: Model, catalogue: Catalogue, bundle: Bundle, *, who
     found = yield from fingerprint_steps(model, catalogue, request)
     distance = fingerprint_distance(found, expected)
     if not distance <= TOLERANCE:
-        raise BundleMismatchError(
-            f"{who} runs another model than the one that bundle {bundle.path} (version {bundle.manifest.version}) was "
-            f"exported with: its answer to the bundle's test request is off by {distance:.0%}; serve the "
-            f"triton_models/ of the same export, or pass the bundle that is served"
-        )
+        raise another_model(bundle, who=who, how=f"its answer to the bundle's test request is off by {distance:.0%}")
+
+
+def another_model(bundle: Bundle, *, who: str, how: str) -> BundleMismatchError:
+    """The error of who runs another model than the bundle's, and how that shows."""
+    return BundleMismatchError(
+        f"{who} runs another model than the one that bundle {bundle.path} (version {bundle.manifest.version}) was "
+        f"exported with: {how}; serve the triton_models/ of the same export, or pass the bundle that is served"
+    )
 
 
 def check_onnx(bundle: Bundle) -> None:

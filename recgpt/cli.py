@@ -13,6 +13,7 @@ from rich.console import Console
 from recgpt.cli_bundle import bundle_app
 from recgpt.errors import RecGPTError, RequestError
 from recgpt.extras import OPTIONAL, missing
+from recgpt.recall_by import RecallBy
 from recgpt.tables import show_candidates
 from recgpt.types import check_quotas
 
@@ -66,6 +67,19 @@ def train(
 
 
 @app.command()
+def ensemble(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of one recipe and data file, with different seeds.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
+) -> None:
+    """Puts several models into one that scores by their mean: better lists, at their cost together."""
+    from recgpt.model.checkpoint import load_checkpoint, save_checkpoint
+    from recgpt.model.ensemble import ensemble as put_together
+
+    save_checkpoint(out, put_together([load_checkpoint(path) for path in checkpoints]))
+    console.print(f"checkpoint: {out}", markup=False, soft_wrap=True)
+
+
+@app.command()
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="What recgpt train wrote.")],
     data: DataFile,
@@ -97,6 +111,9 @@ def recall(
     history: Annotated[list[str] | None, typer.Argument(metavar="ITEM...", help="Item ids, oldest first.")] = None,
     _: Annotated[bool, typer.Option("--history", help="The item ids follow, as in --history 12 99 7.")] = False,
     url: Annotated[str | None, typer.Option(help="Triton's gRPC address; without it, in process.")] = None,
+    recall_by: Annotated[
+        RecallBy | None, typer.Option(help="With --url: who searches for the items; the client unless told otherwise.")
+    ] = None,
     bundle: Annotated[Path, typer.Option(help="What export/to_onnx.py wrote.")] = Path("artifacts/bundle"),
     user: Annotated[str | None, typer.Option(help="User id; without it, the shared user vector.")] = None,
     k: Annotated[int, typer.Option(help="How many items.")] = 10,
@@ -111,8 +128,12 @@ def recall(
     from recgpt.engine import Engine
     from recgpt.recall.recaller import Recaller
 
+    if recall_by is not None and url is None:
+        raise RequestError(f"--recall-by {recall_by} without --url: in process there is nobody else to recall")
     names = read_item_names(items) if items else {}
-    recaller: Recaller = RecallClient(url, bundle=bundle) if url else Engine.load(bundle)
+    recaller: Recaller = (
+        RecallClient(url, bundle=bundle, recall_by=recall_by or RecallBy.CLIENT) if url else Engine.load(bundle)
+    )
     with recaller:
         catalogue = recaller.catalogue
         candidates = recaller.recall(

@@ -40,6 +40,8 @@ class ModelConfig:
         similarity: of interests and items: ``cosine`` keeps both at unit length, ``inner_product`` (as the paper) none.
         temperature: what cosines are divided by before the softmax of training; unused otherwise.
         tied: score items with the item table itself rather than with an output matrix of its own.
+        num_members: models side by side in one, as ``recgpt.model.ensemble`` makes them; each has its share of widths
+            and heads. A model is trained with one.
     """
 
     max_length: int = 50
@@ -54,10 +56,11 @@ class ModelConfig:
     similarity: str = "cosine"
     temperature: float = 0.07
     tied: bool = True
+    num_members: int = 1
 
     def __post_init__(self) -> None:
         _check_types(self)
-        for name in ("hidden_size", "num_blocks", "num_heads", "ffn_size"):
+        for name in ("hidden_size", "num_blocks", "num_heads", "ffn_size", "num_members"):
             _check_range(self, name, 1, None)
         _check_range(self, "max_length", 2, None)
         _check_range(self, "dropout", 0.0, 0.95)
@@ -68,6 +71,11 @@ class ModelConfig:
         _check_choice(self, "attention_scale", ATTENTION_SCALES)
         if self.hidden_size % self.num_heads:
             raise ConfigError(f"num_heads = {self.num_heads} does not divide hidden_size = {self.hidden_size}")
+        if self.num_heads % self.num_members or self.ffn_size % self.num_members:
+            raise ConfigError(
+                f"num_members = {self.num_members} does not divide num_heads = {self.num_heads} and ffn_size = "
+                f"{self.ffn_size}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +147,11 @@ class TrainingConfig:
         _check_choice(self, "prompts", PROMPTS)
         _check_range(self, "num_prompts", 0, 20)
         _check_range(self, "seed", 0, 2**31 - 1)
+        if self.model.num_members != 1:
+            raise ConfigError(
+                f"model.num_members = {self.model.num_members}: expected 1; train models one by one, then put them "
+                "together: recgpt ensemble"
+            )
         if self.pretrain.max_epochs == 0:
             raise ConfigError(
                 "pretrain.max_epochs = 0: prompt-tuning starts from a pre-trained model; expected at least 1"

@@ -40,8 +40,8 @@ class Engine(LiveRecaller):
             num_threads: of one call, in model and index; None leaves it to ONNX Runtime and Faiss.
             providers: ONNX Runtime execution providers in order of preference; None takes CUDA if there, else CPU.
             follow_s: how often to look for a newer bundle in the store; None leaves it to ``reload``.
-            layout: ``fused`` or ``index``, where generated items come from; ``auto`` takes what was measured to be
-                faster for the catalogue and the batch. The answers are the same.
+            layout: ``fused``, ``index`` or ``graph``, who looks through the catalogue; ``auto`` takes what was measured
+                to be the fastest for the catalogue and the batch. The answers are the same.
 
         Raises:
             BundleError: the bundle is missing, damaged, or its parts do not belong together.
@@ -53,15 +53,22 @@ class Engine(LiveRecaller):
         def open_bundle(opened: Bundle) -> Recaller:
             check_onnx(opened)
             index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
+            uses_graph = chosen.may_use_graph(index.num_items, is_exact=index.is_exact)
+            recalls = opened.recall_graphs() if uses_graph else {}
             backend = OnnxRuntimeBackend(
-                opened.graphs(),
+                opened.graphs() | recalls,
                 opened.manifest.model,
                 num_threads=num_threads,
                 providers=providers,
                 item_matrix=opened.graph_matrix(index),
             )
             recaller = Recaller(
-                backend, index, catalogue, prompt_tuned=opened.manifest.training.is_prompt_tuned, layout=chosen
+                backend,
+                index,
+                catalogue,
+                prompt_tuned=opened.manifest.training.is_prompt_tuned,
+                layout=chosen,
+                in_graph=backend,
             )
             check_fingerprint(backend, catalogue, opened, who="ONNX Runtime")
             return recaller

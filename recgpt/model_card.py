@@ -56,8 +56,8 @@ def render_card(manifest: Manifest, *, num_interactions: int, evaluation: Mappin
         ),
         "## Recipe",
         (
-            f"{stage}; {training.num_epochs} epochs in all, {training.num_prompts} generated prompts an item, "
-            f"seed {training.seed}."
+            f"{_ensemble(training)}{stage}; {training.num_epochs} epochs in all, {training.num_prompts} generated "
+            f"prompts an item, seed {training.seed}."
         ),
         "```json\n" + json.dumps(training.recipe, indent=2) + "\n```" if training.recipe else "",
         "## Quality",
@@ -82,6 +82,11 @@ def read_evaluation(path: Path, training: TrainingState) -> dict[str, Any]:
     if evaluated != json.loads(json.dumps(training.to_dict())):
         raise DataError(f"{path} is the evaluation of another model; evaluate the checkpoint that is exported")
     return evaluation
+
+
+def _ensemble(training: TrainingState) -> str:
+    number = training.num_members
+    return f"An ensemble of {number} models that differ by their seed; each " if number > 1 else ""
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:

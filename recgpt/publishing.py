@@ -18,7 +18,7 @@ from recgpt.bundle import Bundle, Manifest, next_version
 from recgpt.bundle_check import check_bundle
 from recgpt.bundle_items import check_new_items, write_with_items
 from recgpt.bundle_store import BundleStore
-from recgpt.client_core import served_check
+from recgpt.client_layouts import served_check
 from recgpt.errors import BundleError, ConfigError, RecGPTError, ServerError
 from recgpt.serving.control import ModelControl
 from recgpt.serving.engine_files import EngineFiles, tell_deleted

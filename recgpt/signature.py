@@ -9,6 +9,7 @@ L blocks, H heads, Dh width of a head, D width of the model, K the most items th
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, replace
 
@@ -114,6 +115,7 @@ DECODE = GraphSpec(
 )
 
 
+@functools.cache
 def interests_spec(num_interests: int) -> GraphSpec:
     """The fused graph that unrolls ``num_interests`` autoregressive steps.
 
@@ -128,6 +130,7 @@ def interests_spec(num_interests: int) -> GraphSpec:
     )
 
 
+@functools.cache
 def recall_spec(num_interests: int) -> GraphSpec:
     """The graph that recalls in one go: ``num_interests`` steps, exact search, and merge by quotas.
 

@@ -44,7 +44,7 @@ class OpenTelemetryHook:
                 name, unit="s", description=description, explicit_bucket_boundaries_advisory=_BUCKETS_S
             )
 
-        self._durations = seconds("recgpt.client.call.duration", "of a recall_many, by outcome")
+        self._durations = seconds("recgpt.client.call.duration", "of a recall_many, by outcome and who recalls")
         self._stages = seconds("recgpt.client.stage.duration", "of a stage of an answered recall_many")
         self._attempt_durations = seconds("recgpt.client.attempt.duration", "of a sending to a server")
         self._requests = meter.create_counter("recgpt.client.requests", description="requests, by rung and outcome")
@@ -52,7 +52,7 @@ class OpenTelemetryHook:
     def __call__(self, report: CallReport) -> None:
         """Records one call."""
         outcome = "ok" if report.error is None else type(report.error).__name__
-        self._durations.record(report.duration_s, {"outcome": outcome})
+        self._durations.record(report.duration_s, {"outcome": outcome, "recall_by": str(report.recall_by)})
         if report.error is not None:
             self._requests.add(report.num_requests, {"outcome": outcome, "rung": "none"})
         for candidates in report.candidates:
@@ -70,7 +70,11 @@ class OpenTelemetryHook:
         def time_ns(after_s: float) -> int:
             return report.started_ns + int(after_s * 1e9)
 
-        attributes = {"recgpt.num_requests": report.num_requests, "recgpt.outcome": outcome}
+        attributes = {
+            "recgpt.num_requests": report.num_requests,
+            "recgpt.outcome": outcome,
+            "recgpt.recall_by": str(report.recall_by),
+        }
         span = self._tracer.start_span("recgpt.recall", start_time=report.started_ns, attributes=attributes)
         if report.error is not None:
             span.set_status(self._trace.Status(self._trace.StatusCode.ERROR, str(report.error)))

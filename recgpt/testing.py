@@ -12,6 +12,7 @@ Example:
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -19,25 +20,34 @@ from pathlib import Path
 from typing import Any
 
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_rpc import Infer, MaxBatchSize, ModelReady, ReadyModels, Rpc, ServerReady
 from recgpt.bundle import Bundle
+from recgpt.engine import Engine
 from recgpt.errors import (
     ConfigError,
     ModelUnavailableError,
+    RecGPTError,
     RequestError,
     ServerError,
     ServerTimeoutError,
     ServerUnavailableError,
 )
+from recgpt.one_hop.answering import answer_all
+from recgpt.one_hop.engine_codec import MODEL, EngineCodec
+from recgpt.one_hop.remote import marked
+from recgpt.serving.engine_files import EngineFiles
+from recgpt.signature import DECODE, PREFILL, QUOTAS, GraphSpec
 
 MAX_BATCH_SIZE = 256
 
 
 class FakeServer:
-    """Answers as a server of a bundle's graphs would, in this process. Safe to use from several threads.
+    """Answers as a server of a bundle's models would, in this process. Safe to use from several threads.
 
     Args:
-        bundle: folder of the bundle; its graphs run in ONNX Runtime.
+        bundle: folder of the bundle; its graphs run in ONNX Runtime, those that recall and the engine of
+            ``recall_engine`` once they are asked.
 
     Attributes:
         is_down: whether every call fails as if nobody listened.
@@ -51,9 +61,15 @@ class FakeServer:
 
     def __init__(self, bundle: str | Path) -> None:
         opened = Bundle.open(bundle)
-        graphs = opened.graphs()
-        self._served = {(name, str(opened.manifest.model_version)) for name in graphs}
-        self._backend = OnnxRuntimeBackend(graphs, opened.manifest.model, num_threads=1)
+        manifest, graphs = opened.manifest, opened.graphs()
+        # Every backend wants prefill and decode.
+        needed = {name: graphs[name] for name in (PREFILL.name, DECODE.name)}
+        self._recall_graphs = {**needed, **opened.recall_graphs()}
+        self._served = {(name, str(manifest.model_version)) for name in (*graphs, *self._recall_graphs)}
+        if EngineFiles.of(opened) is not None:
+            self._served.add((MODEL, str(manifest.version)))
+        self._bundle = opened
+        self._backend = OnnxRuntimeBackend(graphs, manifest.model, num_threads=1)
         self._errors: deque[ServerError | RequestError] = deque()
         self._lock = threading.Lock()
         self.is_down = False
@@ -94,7 +110,7 @@ class FakeServer:
             case Infer(graph, version, feeds):
                 if (graph.name, version) not in self._served:
                     raise ModelUnavailableError(f"{rpc}: the pretended server does not have it")
-                return self._backend.run(graph, feeds)
+                return self._run(graph, feeds)
             case ModelReady(name, version):
                 return (name, version) in self._served
             case ServerReady():
@@ -105,6 +121,31 @@ class FakeServer:
                 return sorted(self._served)
             case _:
                 raise ServerError(f"{rpc}: a pretended server does not do that")
+
+    def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
+        if graph.name == MODEL:
+            return self._engine(feeds)
+        backend = self._recalling if QUOTAS in feeds else self._backend
+        return backend.run(graph, feeds)
+
+    @functools.cached_property
+    def _recalling(self) -> OnnxRuntimeBackend:
+        return OnnxRuntimeBackend(self._recall_graphs, self._bundle.manifest.model, num_threads=1)
+
+    @functools.cached_property
+    def _engine(self) -> Callable[[NamedArrays], NamedArrays]:
+        engine = Engine.load(self._bundle.path, num_threads=1)
+        codec = EngineCodec.of(engine.catalogue)
+
+        def run(feeds: NamedArrays) -> NamedArrays:
+            [result] = answer_all(engine, codec, [feeds])
+            if isinstance(result, RequestError):
+                raise RequestError(marked(result))
+            if isinstance(result, RecGPTError):
+                raise ServerError(str(result))
+            return result
+
+        return run
 
 
 class FakeNetwork:

@@ -23,11 +23,12 @@ class TrainingState:
         stage: ``pretrained`` (fit for one interest) or ``prompt_tuned`` (fit for several).
         num_prompts: K, prompts before each real item while tuning; 0 for a model that was only pre-trained.
         num_epochs: epochs over the training data that went into the weights, of all stages.
-        seed: of every random choice.
+        seed: of every random choice; of the first one in an ensemble.
         data: name of the training data, for people.
         data_sha256: of the training data (``Interactions.digest``), empty if it was not recorded.
         recipe: every setting of the training (``TrainingConfig.to_dict``), empty if it was not recorded.
         prompts: what they were, ``generated`` items or the unclicked ones of ``feedback``.
+        num_members: models that were trained alike and put together, see ``recgpt.model.ensemble``.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:
@@ -42,6 +43,7 @@ class TrainingState:
     data_sha256: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
     prompts: str = GENERATED
+    num_members: int = 1
     validation: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -161,6 +161,13 @@ class Candidates:
         return len(self.item_ids)
 
 
+def checked_request(request: object) -> RecallRequest:
+    """The same; RequestError if it is something else."""
+    if not isinstance(request, RecallRequest):
+        raise RequestError(f"expected a RecallRequest, got {request!r}")
+    return request
+
+
 def check_quotas(quotas: Sequence[int], k: int) -> tuple[int, ...]:
     """Returns the quotas as a tuple; QuotaError unless they are positive whole numbers that sum to k."""
     values = _as_tuple(quotas)

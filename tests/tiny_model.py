@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from recgpt.backends.base import ModelSpec
+from recgpt.bundle import Bundle, Manifest, write_manifest
 from recgpt.config import ModelConfig
 from recgpt.data.ids import IdMap
 from recgpt.model.checkpoint import Checkpoint
@@ -46,6 +48,14 @@ class Served:
     server: TritonServer
     graphs: Graphs
     repository: Path
+
+
+def bundle_copy(source: Path, target: Path, **changes: object) -> Path:
+    """A bundle with other values in its manifest; its hashes are right."""
+    shutil.copytree(source, target)
+    manifest: Manifest = replace(Bundle.open(target).manifest, **changes)
+    write_manifest(target, manifest)
+    return target
 
 
 def random_checkpoint(seed: int = 0) -> Checkpoint:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from recgpt.asking import Ask
-from recgpt.backends.base import Backend, InterestsOutput, StepOutput, Tokens
+from recgpt.backends.base import Backend, InterestsOutput, RecallOutput, StepOutput, Tokens
 from recgpt.types import Float32Array, Int64Array
 
 
@@ -53,6 +53,14 @@ class Search(Ask[tuple[Int64Array, Float32Array]]):
     k: int
     among: Int64Array | None = None
     excluded: Int64Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Recall(Ask[RecallOutput]):
+    """See ``RecallBackend.recall``."""
+
+    tokens: Tokens
+    quotas: Int64Array
 
 
 class TakeReserve(Ask[None]):

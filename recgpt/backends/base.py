@@ -6,6 +6,7 @@ test suite.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -146,8 +147,8 @@ class RecallBackend(Backend, Protocol):
     """A backend with graphs that recall in one go."""
 
     @property
-    def recalls(self) -> frozenset[int]:
-        """The numbers of interests for which ``recall`` is available."""
+    def recalls(self) -> Mapping[int, int]:
+        """The numbers of interests for which ``recall`` is available, and how many items it gives at most."""
 
     def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
         """The merged lists for quotas (B, J); ``excluded`` are neither generated nor recalled."""
@@ -188,7 +189,8 @@ def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
         ("user_rows", tokens.user_rows, spec.num_users),
         ("segments", tokens.segments, 1),
     ):
-        if rows.size and (rows.min() < 0 or rows.max() > highest):
+        # As whole numbers without a sign, those below 0 are above all others, and one look is enough.
+        if rows.size and rows.astype(np.int64, copy=False).view(np.uint64).max() > highest:
             raise RequestError(f"{name} holds {int(rows.min())}..{int(rows.max())}; expected 0..{highest}")
 
 

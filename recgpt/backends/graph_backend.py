@@ -39,9 +39,9 @@ class GraphBackend(ABC):
         return self._fused
 
     @property
-    def recalls(self) -> frozenset[int]:
-        """The numbers of interests for which ``recall`` is available."""
-        return frozenset(self._recalls)
+    def recalls(self) -> Mapping[int, int]:
+        """The numbers of interests for which ``recall`` is available, and how many items it gives at most."""
+        return self._recalls
 
     def prefill(self, tokens: Tokens) -> StepOutput:
         """See ``Backend.prefill``; RequestError if the tokens do not fit."""

@@ -47,8 +47,11 @@ def cut_by_length(lengths: Int64Array, cost: RunCost) -> list[Int64Array]:
         cost: of a run.
 
     Returns:
-        The places of each part's rows in the batch, shorter rows first; one part where cutting does not pay.
+        The places of each part's rows in the batch, shorter rows first; all places where cutting does not pay.
     """
+    num_padding = len(lengths) * int(lengths.max()) - int(lengths.sum())
+    if num_padding * cost.token_ns <= cost.call_ns:
+        return [np.arange(len(lengths))]  # no cut saves more than all of the padding
     order = np.argsort(lengths, kind="stable")
     ascending = lengths[order]
     steps = sorted({ladder(int(length)) for length in np.unique(lengths)})
@@ -86,7 +89,7 @@ def rows_of(tokens: Tokens, places: Int64Array) -> Tokens:
 
 def run_in_parts(run: Run, tokens: Tokens, cost: RunCost) -> InterestsOutput:
     """Runs a batch whole, or in the parts that ``cut_by_length`` makes of it; the answers in the order of the batch."""
-    parts = cut_by_length(tokens.lengths, cost) if len(tokens) > 1 else []
+    parts = cut_by_length(tokens.lengths, cost)
     if len(parts) < 2:
         return run(tokens)
     outputs = [run(rows_of(tokens, places)) for places in parts]
@@ -106,11 +109,16 @@ def measure_run_cost(run: Run, spec: ModelSpec, *, num_interests: int) -> RunCos
         num_interests: J of the graph.
 
     Returns:
-        ``call_ns``, the time of one short history, and ``token_ns``, 0 where a longer one takes no longer.
+        ``call_ns``, the time to take one short history from a batch and run it, and ``token_ns``, 0 where a longer one
+        takes no longer.
     """
+
+    def taken(tokens: Tokens) -> InterestsOutput:
+        return run(rows_of(tokens, np.arange(len(tokens))))
+
     longest = spec.max_length - (num_interests - 1)
     shortest = min(_MIN_WIDTH, longest)
-    call_ns = _fastest_ns(run, _probe(1, shortest))
+    call_ns = _fastest_ns(taken, _probe(1, shortest))
     if longest == shortest:
         return RunCost(call_ns=call_ns, token_ns=0.0)
     short_ns, long_ns = (_fastest_ns(run, _probe(_NUM_PROBE_ROWS, width)) for width in (shortest, longest))

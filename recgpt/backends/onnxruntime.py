@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,18 @@ from numpy.typing import NDArray
 
 from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens, check_tokens
 from recgpt.backends.graph_backend import GraphBackend
-from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
-from recgpt.backends.tensors import NamedArrays, check_fused, fused_numbers, recall_numbers
+from recgpt.backends.lengths import Run, RunCost, measure_run_cost, run_in_parts
+from recgpt.backends.tensors import (
+    NamedArrays,
+    check_fused,
+    fused_numbers,
+    interests_output,
+    prefill_feeds,
+    recall_numbers,
+)
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
-from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, recall_spec
+from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec, recall_spec
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -81,8 +87,7 @@ class OnnxRuntimeBackend(GraphBackend):
         if providers is not None:
             self._refuse_fallback(providers[0])
         self._costs = {
-            number: measure_run_cost(partial(self._whole, num_interests=number), spec, num_interests=number)
-            for number in self._fused
+            number: measure_run_cost(self._run_of(number), spec, num_interests=number) for number in self._fused
         }
 
     @property
@@ -99,15 +104,15 @@ class OnnxRuntimeBackend(GraphBackend):
         """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
         check_fused(num_interests, self._fused)
         check_tokens(tokens, self._spec, num_steps=num_interests)
-        run = partial(self._whole, num_interests=num_interests)
-        return run_in_parts(run, tokens, self._costs[num_interests])
+        return run_in_parts(self._run_of(num_interests), tokens, self._costs[num_interests])
 
     def close(self) -> None:
         """Lets go of the sessions; those that run finish first."""
         self._sessions = {}
 
-    def _whole(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
-        return super().interests(tokens, num_interests)
+    def _run_of(self, num_interests: int) -> Run:
+        graph = interests_spec(num_interests)
+        return lambda tokens: interests_output(self._run(graph, prefill_feeds(tokens)))
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         session = self._sessions.get(graph.name)

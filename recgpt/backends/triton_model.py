@@ -84,6 +84,10 @@ class TritonModel:
         """
         names = [PREFILL.name, DECODE.name, *(interests_spec(number).name for number in sorted(self._fused))]
         names += [recall_spec(number).name for number in sorted(self._recalls)]
+        yield from self.check_served(names, url)
+
+    def check_served(self, names: Sequence[str], url: str) -> Generator[Ask[Any], Any, None]:
+        """``check_ready`` for models of these names; errors as there."""
         missing = []
         for name in names:
             if not (yield from ModelReady(name, self._version)):

@@ -23,16 +23,18 @@ from recgpt.config import PAPER_SHAPE
 from recgpt.data.ids import IdMap
 from recgpt.graphs.modules import Interests
 from recgpt.graphs.onnx_writer import MAX_BYTES, write_onnx
+from recgpt.graphs.recall import Graph, Recall
 from recgpt.metrics import ann_recall_at_k
 from recgpt.model.decoder import Decoder
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.encoding import batch_tokens, encode_request, pad_rows
+from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import FOUND, fit_neighbours
 from recgpt.recall.layout import Layout
+from recgpt.recall.padded import pad_rows
 from recgpt.recall.recaller import Recaller
-from recgpt.signature import GraphSpec, interests_spec
+from recgpt.signature import GraphSpec, interests_spec, recall_spec
 from recgpt.types import Float32Array, RecallRequest
 
 NUM_INTERESTS = 2
@@ -41,7 +43,7 @@ FIT_QUERIES = 128
 
 @dataclass(frozen=True)
 class Way:
-    """How to recall: where generated items come from, and how items are searched."""
+    """How to recall: who looks through the catalogue, and how items are searched."""
 
     layout: Layout
     kind: IndexKind
@@ -49,12 +51,18 @@ class Way:
     @property
     def name(self) -> str:
         """For rows and plots."""
-        layout = "fused graph" if self.layout is Layout.FUSED else "index in the loop"
-        return f"{layout}, {'exact' if self.kind is IndexKind.FLAT else self.kind}"
+        return f"{_NAMES[self.layout]}, {'exact' if self.kind is IndexKind.FLAT else self.kind}"
 
+    def fits(self, num_items: int, batch: int) -> bool:
+        """Whether its scores fit into memory; only one graph for everything holds all of them at once."""
+        return self.layout is not Layout.GRAPH or num_items * batch <= _MAX_SCORES
+
+
+_NAMES = {Layout.FUSED: "fused graph", Layout.INDEX: "index in the loop", Layout.GRAPH: "one graph"}
+_MAX_SCORES = 64_000_000
 
 REFERENCE = Way(Layout.FUSED, IndexKind.FLAT)
-WAYS = (REFERENCE, *(Way(Layout.INDEX, kind) for kind in IndexKind))
+WAYS = (REFERENCE, Way(Layout.GRAPH, IndexKind.FLAT), *(Way(Layout.INDEX, kind) for kind in IndexKind))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,11 +86,16 @@ class Grown:
         vectors: Float32Array = decoder.item_embedding.weight[1:].detach().numpy()
         model = hashlib.sha256(f"{decoder.config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
         files = {}
-        for number in (1, NUM_INTERESTS):
-            path = folder / f"{num_items}-{model}" / f"{interests_spec(number).name}.onnx"
+        graphs: tuple[Graph, ...] = (
+            Interests(decoder, 1),
+            Interests(decoder, NUM_INTERESTS),
+            Recall(decoder, NUM_INTERESTS),
+        )
+        for graph in graphs:
+            path = folder / f"{num_items}-{model}" / f"{graph.spec.name}.onnx"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_onnx(Interests(decoder, number), path, metadata={})
+                write_onnx(graph, path, metadata={})
             files[path.stem] = path
         return Grown(vectors=vectors, spec=model_spec(decoder), files=files)
 
@@ -159,33 +172,37 @@ class Indexes:
         spec = self.grown.spec
         encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
-        backend = SessionBackend(self.grown, num_threads=self.num_threads, numbers=(NUM_INTERESTS,))
+        backend = SessionBackend(self.grown, Layout.FUSED, num_threads=self.num_threads)
         interests = backend.interests(tokens, NUM_INTERESTS).interests
-        excluded = np.repeat(
-            pad_rows([np.array(sorted(request.excluded)) for request in encoded]), NUM_INTERESTS, axis=0
-        )
+        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
         return interests.reshape(-1, spec.hidden_size), excluded
 
 
 def open_way(way: Way, grown: Grown, indexes: Indexes) -> Recaller:
     """A recaller with only the graphs that its layout needs."""
-    numbers = (NUM_INTERESTS,) if way.layout is Layout.FUSED else (1,)
-    backend = SessionBackend(grown, num_threads=indexes.num_threads, numbers=numbers)
-    return Recaller(backend, indexes[way.kind], grown.catalogue, prompt_tuned=True, layout=way.layout)
+    backend = SessionBackend(grown, way.layout, num_threads=indexes.num_threads)
+    index = indexes[way.kind]
+    return Recaller(backend, index, grown.catalogue, prompt_tuned=True, layout=way.layout, in_graph=backend)
 
 
 class SessionBackend(GraphBackend):
-    """Some graphs of a catalogue; the engine's backend wants ``prefill`` and ``decode`` as well."""
+    """The graph that a layout needs; the engine's backend wants ``prefill`` and ``decode`` as well."""
 
-    def __init__(self, grown: Grown, *, num_threads: int, numbers: Sequence[int]) -> None:
-        super().__init__(grown.spec, numbers)
+    def __init__(self, grown: Grown, layout: Layout, *, num_threads: int) -> None:
+        fused, recalls = {
+            Layout.FUSED: ((NUM_INTERESTS,), {}),
+            Layout.INDEX: ((1,), {}),
+            Layout.GRAPH: ((), {NUM_INTERESTS: FOUND}),
+        }[layout]
+        super().__init__(grown.spec, fused, recalls)
+        needed = {interests_spec(number).name for number in fused} | {recall_spec(number).name for number in recalls}
         options = onnxruntime.SessionOptions()
         options.inter_op_num_threads, options.intra_op_num_threads = 1, num_threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._sessions = {
             name: onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
             for name, path in grown.files.items()
-            if name in {interests_spec(number).name for number in numbers}
+            if name in needed
         }
 
     def close(self) -> None:

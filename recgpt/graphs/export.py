@@ -39,7 +39,7 @@ from recgpt.model.decoder import Decoder
 from recgpt.model_card import read_evaluation, render_card
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
-from recgpt.recall.fingerprint import fingerprint
+from recgpt.recall.fingerprint import best_recalled, fingerprint, recalled_history
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import fit_neighbours
@@ -209,7 +209,10 @@ def _replacing(out: Path, model_repository: Path | None, version: int) -> Iterat
 
 
 def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: GraphFormat, version: int) -> Manifest:
+    catalogue, matrix = catalogue_of(checkpoint), item_matrix(checkpoint.decoder)
     request = _example_requests(checkpoint)[0]
+    history = recalled_history(request.history, max_length=reference.spec.max_length, recalls=reference.recalls)
+    newest = dataclasses.replace(request, history=history)
     return Manifest(
         version=version,
         model=reference.spec,
@@ -219,8 +222,9 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         recalls=tuple(sorted(reference.recalls)),
         max_recalled=min(MAX_RECALLED, reference.spec.num_items),
         training=checkpoint.training,
-        item_matrix_sha256=vectors_digest(item_matrix(checkpoint.decoder)[1:]),
-        fingerprint=tuple(fingerprint(reference, catalogue_of(checkpoint), request).tolist()),
+        item_matrix_sha256=vectors_digest(matrix[1:]),
+        fingerprint=tuple(fingerprint(reference, catalogue, request).tolist()),
+        recalled=best_recalled(fingerprint(reference, catalogue, newest), matrix),
         packages={name: importlib.metadata.version(name) for name in PACKAGES},
         files={},
     )

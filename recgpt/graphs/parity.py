@@ -123,7 +123,7 @@ def check_parity(
             expected = reference.interests(tokens, number)
             comparison.interests(f"interests_{number}", tokens, expected, candidate.interests(tokens, number))
             comparison.interests(f"stepwise_{number}", tokens, expected, generate_stepwise(candidate, tokens, number))
-        for number in sorted(reference.recalls & candidate.recalls):
+        for number in sorted(reference.recalls.keys() & candidate.recalls.keys()):
             quotas = np.tile([comparison.k - (number - 1)] + [1] * (number - 1), (len(tokens), 1))
             interests = generate_stepwise(reference, tokens, number).interests
             lists = reference.recall(tokens, quotas), candidate.recall(tokens, quotas)

@@ -20,6 +20,26 @@ from recgpt.model.item_table import PADDING_ROW, ItemTable
 SHARED_USER_ROW = 0
 
 
+class MemberNorm(nn.LayerNorm):
+    """LayerNorm over each member's part of the width.
+
+    Args:
+        width: D, of all members together.
+        num_members: M.
+    """
+
+    def __init__(self, width: int, num_members: int) -> None:
+        super().__init__(width)
+        self._parts = (num_members, width // num_members)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., D)."""
+        if self._parts[0] == 1:
+            return super().forward(hidden)
+        parts = hidden.reshape(*hidden.shape[:-1], *self._parts)
+        return functional.layer_norm(parts, self._parts[1:], eps=self.eps).flatten(-2) * self.weight + self.bias
+
+
 class Block(nn.Module):
     """One decoder block: masked multi-head attention, then a position-wise feed-forward network, both pre-LN residual.
 
@@ -33,12 +53,13 @@ class Block(nn.Module):
         self.num_heads = config.num_heads
         self.head_size = width // config.num_heads
         # Source: eq. 2 of the paper divides by sqrt(D); the usual choice is sqrt(D / H).
-        self.scale = 1.0 / math.sqrt(width if config.attention_scale == "model" else self.head_size)
-        self.attention_norm = nn.LayerNorm(width)
+        member_width = width // config.num_members
+        self.scale = 1.0 / math.sqrt(member_width if config.attention_scale == "model" else self.head_size)
+        self.attention_norm = MemberNorm(width, config.num_members)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.attention_output = nn.Linear(width, width)
-        self.ffn_norm = nn.LayerNorm(width)
+        self.ffn_norm = MemberNorm(width, config.num_members)
         self.ffn_input = nn.Linear(width, config.ffn_size)
         self.activation = nn.ReLU() if config.activation == "relu" else nn.GELU()
         self.ffn_output = nn.Linear(config.ffn_size, width)
@@ -113,13 +134,14 @@ class Decoder(nn.Module):
         self.user_embedding = nn.Embedding(num_users + 1, width, padding_idx=SHARED_USER_ROW)
         self.is_cosine = config.similarity == "cosine"
         self.item_embedding = ItemTable(num_items, width, unit=self.is_cosine)
-        self.item_scale = nn.Parameter(torch.ones(())) if self.is_cosine else None
+        scales = () if config.num_members == 1 else (width,)
+        self.item_scale = nn.Parameter(torch.ones(scales)) if self.is_cosine else None
         is_absolute = config.position == "absolute"
         self.position_embedding = nn.Embedding(config.max_length, width) if is_absolute else None
         self.segment_embedding = nn.Embedding(2, width)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_blocks))
-        self.final_norm = nn.LayerNorm(width)
+        self.final_norm = MemberNorm(width, config.num_members)
         self.output = None if config.tied else ItemTable(num_items, width, unit=self.is_cosine)
         self._initialise()
 
@@ -236,7 +258,13 @@ class Decoder(nn.Module):
     def normalise(self, hidden: Tensor) -> Tensor:
         """Interests from what the last block gives, (..., D) -> (..., D)."""
         normalised: Tensor = self.final_norm(hidden)
-        return functional.normalize(normalised, dim=-1) if self.is_cosine else normalised
+        if not self.is_cosine:
+            return normalised
+        num_members = self.config.num_members
+        if num_members == 1:
+            return functional.normalize(normalised, dim=-1)
+        parts = normalised.reshape(*normalised.shape[:-1], num_members, -1)
+        return functional.normalize(parts, dim=-1).flatten(-2) / math.sqrt(num_members)
 
     def _initialise(self) -> None:
         for module in self.modules():

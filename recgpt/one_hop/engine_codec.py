@@ -75,12 +75,13 @@ class EngineCodec:
             for places in _chunks(together)
         ]
 
-        def read(outputs: Sequence[NamedArrays], timings: Timings) -> list[Candidates]:
-            answers: dict[int, Candidates] = {}
-            for call, arrays in zip(calls, outputs, strict=True):
-                for number, place in enumerate(call.places):
-                    answers[place] = self._candidates(arrays, number, sent[place], timings)
-            return [answers[place] for place in range(len(sent))]
+        def read(outputs: Sequence[NamedArrays | None], timings: Timings) -> dict[int, Candidates]:
+            return {
+                place: self._candidates(arrays, number, sent[place], timings)
+                for call, arrays in zip(calls, outputs, strict=True)
+                if arrays is not None
+                for number, place in enumerate(call.places)
+            }
 
         return Plan(calls=calls, read=read, started_ns=started)
 

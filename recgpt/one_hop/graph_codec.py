@@ -16,13 +16,13 @@ from recgpt.backends.tensors import NamedArrays, recall_feeds, recall_output
 from recgpt.bundle import Bundle
 from recgpt.errors import BundleError, RequestError
 from recgpt.one_hop.plan import Call, Plan
-from recgpt.recall.answers import Answer, answer_of, popular_answer
+from recgpt.recall.answers import Answer, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.signature import MAX_RECALLED, recall_spec
 from recgpt.types import Candidates, RecallRequest, Timings
 
-_INSTEAD = "ask the model recall_engine, or recall with an index here"
+_INSTEAD = "ask the model recall_engine (recall_by='engine'), or recall with an index here"
 
 
 class GraphCodec:
@@ -60,16 +60,15 @@ class GraphCodec:
         self._prompt_tuned = prompt_tuned
 
     @classmethod
-    def of(cls, bundle: Bundle) -> GraphCodec:
-        """For the graphs of a bundle."""
+    def of(cls, bundle: Bundle, catalogue: Catalogue | None = None) -> GraphCodec:
+        """For the graphs of a bundle; with its catalogue, where that was read already."""
         manifest = bundle.manifest
-        prompt_tuned = manifest.training.is_prompt_tuned
         return cls(
             manifest.model,
-            bundle.catalogue(),
+            bundle.catalogue() if catalogue is None else catalogue,
             recalls=manifest.recalls,
             max_recalled=manifest.max_recalled,
-            prompt_tuned=prompt_tuned,
+            prompt_tuned=manifest.training.is_prompt_tuned,
         )
 
     def plan(self, requests: Sequence[RecallRequest]) -> Plan:
@@ -87,19 +86,26 @@ class GraphCodec:
                 groups[len(request.quotas)].append(place)
         calls = [self._call([encoded[place] for place in places], places) for places in groups.values()]
 
-        def read(outputs: Sequence[NamedArrays], timings: Timings) -> list[Candidates]:
-            answers: dict[int, Answer] = {}
+        told = {
+            place: popular_answer(request, self._catalogue)
+            for place, request in enumerate(encoded)
+            if request.cold_start.popular
+        }
+
+        def read(outputs: Sequence[NamedArrays | None], timings: Timings) -> dict[int, Candidates]:
+            answers = dict(told)
             for call, arrays in zip(calls, outputs, strict=True):
-                answers.update(self._answers(call, [encoded[place] for place in call.places], arrays))
-            return [
-                Candidates(
-                    **(answers[place] if place in answers else popular_answer(request, self._catalogue)),
-                    cold_start=request.cold_start,
+                if arrays is not None:
+                    answers.update(self._answers(call, [encoded[place] for place in call.places], arrays))
+            return {
+                place: Candidates(
+                    **answer,
+                    cold_start=encoded[place].cold_start,
                     timings=timings,
-                    num_unknown_filters=request.num_unknown_filters,
+                    num_unknown_filters=encoded[place].num_unknown_filters,
                 )
-                for place, request in enumerate(encoded)
-            ]
+                for place, answer in answers.items()
+            }
 
         return Plan(calls=calls, read=read, started_ns=started)
 
@@ -125,15 +131,6 @@ class GraphCodec:
         return Call(graph=recall_spec(num_interests), feeds=recall_feeds(tokens, quotas), places=tuple(places))
 
     def _answers(self, call: Call, group: list[EncodedRequest], arrays: NamedArrays) -> dict[int, Answer]:
-        output = recall_output(arrays)
-        answers = {}
-        for number, (place, request) in enumerate(zip(call.places, group, strict=True)):
-            k = sum(request.quotas)
-            answers[place] = answer_of(
-                self._catalogue,
-                output.rows[number, :k],
-                output.scores[number, :k],
-                output.steps[number, :k],
-                output.generated_rows[number],
-            )
-        return answers
+        quotas = np.array([request.quotas for request in group], dtype=np.int64)
+        answers = recalled_answers(self._catalogue, recall_output(arrays), quotas)
+        return dict(zip(call.places, answers, strict=True))

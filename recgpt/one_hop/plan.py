@@ -8,8 +8,8 @@ candidates = plan.finish(outputs)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from recgpt.backends.tensors import NamedArrays
@@ -38,21 +38,26 @@ class Plan:
 
     Attributes:
         calls: in any order, also at once; none where nobody need be asked.
-        read: makes the answers of the outputs, in the order of the calls.
+        read: makes answers, by the place of their request, of the outputs in the order of the calls; those of a call
+            whose outputs are None are left out.
         started_ns: when the plan was begun, by ``time.perf_counter_ns``.
         planned_ns: when it stood.
     """
 
     calls: Sequence[Call]
-    read: Callable[[Sequence[NamedArrays], Timings], list[Candidates]]
+    read: Callable[[Sequence[NamedArrays | None], Timings], dict[int, Candidates]]
     started_ns: int
     planned_ns: int = field(default_factory=time.perf_counter_ns)
 
-    def finish(self, outputs: Sequence[NamedArrays]) -> list[Candidates]:
+    def finish(
+        self, outputs: Sequence[NamedArrays | None], instead: Mapping[int, Candidates] | None = None
+    ) -> list[Candidates]:
         """One answer a request, in their order.
 
         Args:
-            outputs: of each call, by name. The time since the plan stood counts as that of the interests.
+            outputs: of each call, by name; None of one that failed. The time since the plan stood counts as that of the
+                interests.
+            instead: the answers to the requests of calls that failed, by the requests' places.
         """
         answered = time.perf_counter_ns()
         timings = Timings(
@@ -62,7 +67,9 @@ class Plan:
             merge_ns=0,
             total_ns=answered - self.started_ns,
         )
-        return self.read(outputs, timings)
+        answers = self.read(outputs, timings)
+        answers.update({place: replace(answer, timings=timings) for place, answer in (instead or {}).items()})
+        return [answers[place] for place in range(len(answers))]
 
 
 class Codec(Protocol):

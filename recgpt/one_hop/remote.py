@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from recgpt.asking import Steps
 from recgpt.backends.tensors import NamedArrays
-from recgpt.errors import QuotaError, RequestError, ShortfallError
+from recgpt.errors import QuotaError, RequestError, ServerError, ShortfallError
+from recgpt.one_hop.ladder import Ladder
 from recgpt.one_hop.plan import Codec
 from recgpt.signature import GraphSpec
-from recgpt.types import Candidates, RecallRequest
+from recgpt.types import Candidates, RecallRequest, checked_request
 
 Infer = Callable[[GraphSpec, NamedArrays], NamedArrays]
 """Runs a model on its inputs and gives its outputs, as ``GraphBackend.run`` does; raises our errors."""
@@ -36,21 +37,43 @@ class RemoteRecall:
 
     def recall_many(self, requests: Iterable[RecallRequest]) -> list[Candidates]:
         """One answer a request, in their order; errors as of ``Recaller.recall_many``, and those of ``infer``."""
-        plan = self._codec.plan(list(requests))
+        plan = self._codec.plan([checked_request(request) for request in requests])
         try:
             return plan.finish([self._infer(call.graph, call.feeds) for call in plan.calls])
         except RequestError as error:
             raise typed(error) from error
 
 
-def recall_steps(codec: Codec, infer: InferSteps, requests: Iterable[RecallRequest]) -> Steps[list[Candidates]]:
-    """As ``RemoteRecall.recall_many``, for whoever drives such algorithms, blocking or awaiting."""
-    plan = codec.plan(list(requests))
+def recall_steps(
+    codec: Codec, infer: InferSteps, requests: Iterable[RecallRequest], *, ladder: Ladder | None = None
+) -> Steps[list[Candidates]]:
+    """As ``RemoteRecall.recall_many``, for whoever drives such algorithms, blocking or awaiting.
+
+    Args:
+        codec: of the form that the server offers.
+        infer: asks a model.
+        requests: as of ``Recaller.recall_many``.
+        ladder: answers the requests of calls that a server fails; None makes its error that of all.
+    """
+    listed = [checked_request(request) for request in requests]
+
+    def again(fewer: Sequence[RecallRequest]) -> Steps[list[Candidates]]:
+        return recall_steps(codec, infer, fewer)
+
     try:
-        outputs = []
+        plan = codec.plan(listed)
+        outputs: list[NamedArrays | None] = []
+        instead: dict[int, Candidates] = {}
         for call in plan.calls:
-            outputs.append((yield from infer(call.graph, call.feeds)))
-        return plan.finish(outputs)
+            try:
+                outputs.append((yield from infer(call.graph, call.feeds)))
+            except ServerError as error:
+                if ladder is None:
+                    raise
+                outputs.append(None)
+                less = yield from ladder.answers([listed[place] for place in call.places], error, again)
+                instead.update(zip(call.places, less, strict=True))
+        return plan.finish(outputs, instead)
     except RequestError as error:
         raise typed(error) from error
 

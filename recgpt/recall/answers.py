@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TypedDict
 
 import numpy as np
 
+from recgpt.backends.base import RecallOutput
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest
+from recgpt.recall.merge import Merged
 from recgpt.types import Degraded, Float32Array, Int64Array, ItemId
 
 
@@ -21,22 +24,37 @@ class Answer(TypedDict):
     degraded: Degraded | None
 
 
-def answer_of(
-    catalogue: Catalogue,
-    rows: Int64Array,
-    scores: Float32Array,
-    steps: Int64Array,
-    generated: Int64Array,
-    degraded: Degraded | None = None,
-) -> Answer:
-    """The answer in ids: k rows with scores and steps, the rows generated on the way, and why it is less than asked."""
-    return {
-        "item_ids": catalogue.item_ids.ids_of(rows),
-        "scores": scores,
-        "steps": steps,
-        "generated_ids": catalogue.item_ids.ids_of(generated),
-        "degraded": degraded,
-    }
+def answers_of(
+    catalogue: Catalogue, merged: Merged, generated: Int64Array, degraded: Degraded | None = None
+) -> list[Answer]:
+    """B lists in ids, with the rows generated on the way (B, J - 1), and why they are less than asked."""
+    item_ids = catalogue.item_ids.ids_of(merged.rows)
+    generated_ids = catalogue.item_ids.ids_of(generated.ravel())
+    num_generated = generated.shape[1]
+    ends = merged.ends.tolist()
+    return [
+        {
+            "item_ids": item_ids[start:end],
+            "scores": merged.scores[start:end],
+            "steps": merged.steps[start:end],
+            "generated_ids": generated_ids[place * num_generated : (place + 1) * num_generated],
+            "degraded": degraded,
+        }
+        for place, (start, end) in enumerate(itertools.pairwise([0, *ends]))
+    ]
+
+
+def recalled_answers(catalogue: Catalogue, output: RecallOutput, quotas: Int64Array) -> list[Answer]:
+    """What a graph recalled for quotas (B, J)."""
+    numbers = quotas.sum(axis=1)
+    is_asked = np.arange(output.rows.shape[1]) < numbers[:, None]
+    merged = Merged(
+        rows=output.rows[is_asked],
+        scores=output.scores[is_asked],
+        steps=output.steps[is_asked],
+        ends=numbers.cumsum(),
+    )
+    return answers_of(catalogue, merged, output.generated_rows)
 
 
 def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degraded | None = None) -> Answer:
@@ -48,5 +66,10 @@ def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degr
         # Items of the history that the model does not know may be in the catalogue, and seen.
         rows = rows[: k + len(request.excluded)]
         rows = rows[~np.isin(rows, list(request.excluded))][:k]
-    scores = catalogue.popularity[rows].astype(np.float32)
-    return answer_of(catalogue, rows, scores, np.zeros(k, dtype=np.int64), rows[:0], degraded)
+    return {
+        "item_ids": catalogue.item_ids.ids_of(rows),
+        "scores": catalogue.popularity[rows].astype(np.float32),
+        "steps": np.zeros(k, dtype=np.int64),
+        "generated_ids": (),
+        "degraded": degraded,
+    }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recgpt.data.ids import IdMap
+from recgpt.data.ids import UNKNOWN_ROW, IdMap
 from recgpt.types import Int64Array
 
 
@@ -30,7 +30,7 @@ class Catalogue:
     num_added: int = 0
     deleted: frozenset[int] = frozenset()
 
-    @property
+    @functools.cached_property
     def num_modelled(self) -> int:
         """Rows 1..this are the model's."""
         return len(self.item_ids) - self.num_added
@@ -47,6 +47,11 @@ class Catalogue:
         return rows[~np.isin(rows, list(self.deleted))] if self.deleted else rows
 
     @functools.cached_property
-    def never_generated(self) -> Int64Array:
+    def never_found(self) -> frozenset[int]:
+        """Rows that no search may give: the deleted ones, and the one of unknown ids."""
+        return self.deleted | {UNKNOWN_ROW}
+
+    @functools.cached_property
+    def never_generated(self) -> list[int]:
         """Deleted rows that the model knows, ascending."""
-        return np.array(sorted(row for row in self.deleted if row <= self.num_modelled), dtype=np.int64)
+        return sorted(row for row in self.deleted if row <= self.num_modelled)

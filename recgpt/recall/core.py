@@ -7,24 +7,27 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 
 from recgpt.asking import Steps
-from recgpt.backends.asks import Search
+from recgpt.backends.asks import Recall, Search
 from recgpt.backends.base import InterestsOutput, Model
-from recgpt.errors import BundleMismatchError, RequestError
-from recgpt.recall.answers import Answer, answer_of, popular_answer
+from recgpt.errors import BundleMismatchError
+from recgpt.recall.answers import Answer, answers_of, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.clock import Clock
-from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request, pad_rows
+from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.ladder import fewer_quotas, reach
 from recgpt.recall.layout import Layout
 from recgpt.recall.loop import search_in_loop
 from recgpt.recall.merge import MERGE_FUNCTIONS, num_to_search
-from recgpt.types import Candidates, Float32Array, Int64Array, RecallRequest
+from recgpt.recall.padded import pad_rows
+from recgpt.types import Candidates, Float32Array, Int64Array, RecallRequest, checked_request
 
 # Searches up to about this deep cost much the same.
 _MIN_DEPTH = 64
@@ -32,12 +35,21 @@ _MIN_DEPTH = 64
 # A request that excludes more than this is searched by itself, among what it leaves. To look past more costs more.
 _MAX_SKIPPED = 512
 
-# Rows and scores of the steps' lists of one request, both (J, N), best first.
+# Rows and scores of the steps' lists of B requests, both (B, J, N), best first; -inf for what is no candidate.
 _Lists = tuple[Int64Array, Float32Array]
 
 
 class PretrainedOnlyWarning(UserWarning):
     """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
+
+
+def warn_of_several_steps(*, stacklevel: int) -> None:
+    """Warns that a model that was only pre-trained is asked for them; ``stacklevel`` as of ``warnings.warn``."""
+    warnings.warn(
+        "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
+        PretrainedOnlyWarning,
+        stacklevel=stacklevel,
+    )
 
 
 class RecallCore:
@@ -48,7 +60,8 @@ class RecallCore:
         index: finds items for interests; of the same export as the model.
         catalogue: ids and popularity; of the same export as the model.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
-        layout: where the items that are fed back come from.
+        layout: who looks through the catalogue.
+        recalls: the J for which the driver answers ``Recall``, and how many items it gives at most.
 
     Raises:
         BundleMismatchError: model, index and catalogue are of different sizes.
@@ -62,6 +75,7 @@ class RecallCore:
         *,
         prompt_tuned: bool,
         layout: Layout = Layout.FUSED,
+        recalls: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         spec = model.spec
         expected = (spec.num_items, spec.hidden_size, spec.num_users)
@@ -77,6 +91,8 @@ class RecallCore:
         self._catalogue = catalogue
         self._prompt_tuned = prompt_tuned
         self._layout = layout
+        # Such a graph knows neither items that were added after the export nor an index that misses some.
+        self._recalls = recalls if index.is_exact and not catalogue.num_added else {}
 
     @property
     def index(self) -> ItemIndex:
@@ -102,23 +118,19 @@ class RecallCore:
         """
         clock = Clock()
         encoded = [self._encode(request) for request in requests]
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        groups: dict[_Group, list[int]] = defaultdict(list)
         for position, request in enumerate(encoded):
-            groups[_group(request)].append(position)
-        if not self.prompt_tuned and any(num_interests > 1 for num_interests, _ in groups):
-            warnings.warn(
-                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
-                PretrainedOnlyWarning,
-                stacklevel=4,  # whoever called the face that drives this
-            )
+            groups[_Group.of(request)].append(position)
+        if not self.prompt_tuned and any(group.num_interests > 1 for group in groups):
+            warn_of_several_steps(stacklevel=5)  # whoever called the face that drives this
         clock.lap("encode")
         answers: dict[int, Answer] = {}
-        for (num_interests, _), positions in groups.items():
-            group = [encoded[position] for position in positions]
-            if num_interests:
-                found = yield from self._recall_group(group, num_interests, clock, degrade=degrade)
+        for group, positions in groups.items():
+            members = [encoded[position] for position in positions]
+            if group.num_interests:
+                found = yield from self._recall_group(members, group, clock, degrade=degrade)
             else:
-                found = [popular_answer(request, self.catalogue) for request in group]
+                found = [popular_answer(request, self.catalogue) for request in members]
             answers.update(zip(positions, found, strict=True))
             clock.lap("merge")
         timings = clock.timings()
@@ -133,68 +145,74 @@ class RecallCore:
         ]
 
     def _encode(self, request: RecallRequest) -> EncodedRequest:
-        if not isinstance(request, RecallRequest):
-            raise RequestError(f"expected a RecallRequest, got {request!r}")
-        encoded = encode_request(request, self.catalogue, prompt_tuned=self.prompt_tuned)
+        encoded = encode_request(checked_request(request), self.catalogue, prompt_tuned=self.prompt_tuned)
         window = self._model.spec.max_length
         check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
         return encoded
 
     def _recall_group(
-        self, group: list[EncodedRequest], num_interests: int, clock: Clock, *, degrade: bool
+        self, requests: list[EncodedRequest], group: _Group, clock: Clock, *, degrade: bool
     ) -> Steps[list[Answer]]:
-        tokens = batch_tokens(group, max_history=self._model.spec.max_length - (num_interests - 1))
+        tokens = batch_tokens(requests, max_history=self._model.spec.max_length - (group.num_interests - 1))
+        quotas = np.array([request.quotas for request in requests], dtype=np.int64)
         clock.lap("encode")
-        if self._searches_in_loop(group):
+        layout = self._chosen_layout(requests, group)
+        if layout is Layout.GRAPH:
+            recalled = yield from Recall(tokens, quotas)
+            clock.lap("interests")
+            return recalled_answers(self.catalogue, recalled, quotas)
+        if layout is Layout.INDEX:
             output, rows, scores = yield from search_in_loop(
                 self._model,
                 self.index,
                 tokens,
-                num_interests,
-                depth=_depth(group),
-                excluded=_excluded(group),
+                group.num_interests,
+                depth=_depth(requests),
+                excluded=_excluded(requests),
                 lap=clock.lap,
             )
-            lists: dict[int, _Lists] = {place: (rows[place], scores[place]) for place in range(len(group))}
             degraded = None
         else:
-            reached = yield from reach(self._model.fused, tokens, num_interests, degrade=degrade)
+            reached = yield from reach(self._model.fused, tokens, group.num_interests, degrade=degrade)
             clock.lap("interests")
             if reached.output is None:
-                return [popular_answer(request, self.catalogue, reached.degraded) for request in group]
+                return [popular_answer(request, self.catalogue, reached.degraded) for request in requests]
             output, degraded = reached.output, reached.degraded
-            lists = yield from self._search(group, output)
+            rows, scores = yield from self._search(requests, output)
             clock.lap("search")
-        answers = []
-        for position, request in enumerate(group):
-            quotas = fewer_quotas(request.quotas, output.interests.shape[1])
-            merged = MERGE_FUNCTIONS[request.merge](*lists[position], quotas, request.excluded)
-            answers.append(answer_of(self.catalogue, *merged, output.generated_rows[position], degraded))
-        return answers
+        merged = MERGE_FUNCTIONS[group.merge](rows, scores, fewer_quotas(quotas, output.interests.shape[1]))
+        return answers_of(self.catalogue, merged, output.generated_rows, degraded)
 
-    def _searches_in_loop(self, group: list[EncodedRequest]) -> bool:
+    def _chosen_layout(self, requests: list[EncodedRequest], group: _Group) -> Layout:
         """Searches that are confined to some rows are a matter of each request, so they follow all interests."""
-        in_loop = self._layout.searches_in_loop(self.index.num_items, len(group), is_exact=self.index.is_exact)
-        return in_loop and all(self._among(request) is None for request in group)
+        if any(self._among(request) is not None for request in requests):
+            return Layout.FUSED
+        most = self._recalls.get(group.num_interests, 0)
+        has_graph = group.merge == "quotas" and max(sum(request.quotas) for request in requests) <= most
+        return self._layout.choose(
+            self.index.num_items, len(requests), is_exact=self.index.is_exact, has_graph=has_graph
+        )
 
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[dict[int, _Lists]]:
-        """The lists of each request, by its place: those without filters in one search, the others one by one."""
-        found: dict[int, _Lists] = {}
+    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[_Lists]:
+        """The steps' lists: of the requests without filters in one search, of the others one by one."""
+        depth = min(_depth(group), self.index.num_items)
+        shape = (*output.interests.shape[:2], depth)
+        rows, scores = np.zeros(shape, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32)
         together = []
         for place, request in enumerate(group):
             among = self._among(request)
             if among is None:
                 together.append(place)
             else:
-                found[place] = yield from Search(output.interests[place], _depth([request]), among)
+                found, its_scores = yield from Search(output.interests[place], depth, among)
+                rows[place, :, : found.shape[1]], scores[place, :, : found.shape[1]] = found, its_scores
         if together:
-            requests = [group[place] for place in together]
             queries = output.interests[together]
-            excluded = np.repeat(_excluded(requests), queries.shape[1], axis=0)
-            rows, scores = yield from Search(queries.reshape(-1, queries.shape[2]), _depth(requests), excluded=excluded)
-            shape = (*queries.shape[:2], -1)
-            found.update(zip(together, zip(rows.reshape(shape), scores.reshape(shape), strict=True), strict=True))
-        return found
+            excluded = np.repeat(_excluded([group[place] for place in together]), queries.shape[1], axis=0)
+            found, its_scores = yield from Search(queries.reshape(-1, queries.shape[2]), depth, excluded=excluded)
+            rows[together] = found.reshape(-1, *shape[1:])
+            scores[together] = its_scores.reshape(-1, *shape[1:])
+        return rows, scores
 
     def _among(self, request: EncodedRequest) -> Int64Array | None:
         """The rows that a request's search has to be confined to; None if it may look at all."""
@@ -203,21 +221,28 @@ class RecallCore:
         return np.setdiff1d(self.index.rows, list(request.excluded), assume_unique=True)
 
 
-def _group(request: EncodedRequest) -> tuple[int, int]:
-    """What requests share that are computed together: number of interests, 0 for popular items, and depth of search.
+class _Group(NamedTuple):
+    """What requests share that are computed together: number of interests, 0 for popular items, depth and merge.
 
     So one user with a very long history, whose items an index may have to look up, does not slow the search of others.
     """
-    if request.cold_start.popular:
-        return 0, 0
-    depth = _depth([request]) + len(request.excluded)
-    return len(request.quotas), max(depth, _MIN_DEPTH).bit_length()
+
+    num_interests: int
+    depth_bits: int
+    merge: str
+
+    @classmethod
+    def of(cls, request: EncodedRequest) -> _Group:
+        if request.cold_start.popular:
+            return cls(0, 0, "")
+        depth = num_to_search(request.quotas, merge=request.merge) + len(request.excluded)
+        return cls(len(request.quotas), max(depth, _MIN_DEPTH).bit_length(), request.merge)
 
 
 def _depth(requests: Iterable[EncodedRequest]) -> int:
     """How many items that are not excluded each step has to look up."""
-    return max(num_to_search(request.quotas, merge=request.merge) for request in requests)
+    return max([num_to_search(request.quotas, merge=request.merge) for request in requests])
 
 
 def _excluded(requests: Iterable[EncodedRequest]) -> Int64Array:
-    return pad_rows([np.fromiter(request.excluded, dtype=np.int64) for request in requests])
+    return pad_rows([request.excluded for request in requests])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,67 +13,68 @@ from recgpt.data.ids import UNKNOWN_ROW
 from recgpt.errors import QuotaError, ShortfallError
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.merge import default_quotas
+from recgpt.recall.padded import pad_rows
 from recgpt.types import BEHAVIOUR, ColdStart, Int64Array, RecallRequest
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class EncodedRequest:
+class EncodedRequest(NamedTuple):
     """One request in rows.
 
     Attributes:
         user_row: 0 = the shared user.
-        item_rows: (n,) int64, the items of the whole history that the model knows, oldest first.
-        segments: (n,) int64.
+        item_rows: the n items of the whole history that the model knows, oldest first.
+        segments: n of them.
         quotas: as asked for, or the default.
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
         allowed: None, or the only rows that may be returned: (A,) int64, ascending, distinct, none excluded or deleted.
-        never_generated: (E,) int64, distinct rows never to be fed back: all of the model's that are not returned.
+        never_generated: distinct rows never to be fed back: all of the model's that are not returned.
         cold_start: the rules that apply.
         num_unknown_filters: filtered ids that are not in the catalogue.
     """
 
     user_row: int
-    item_rows: Int64Array
-    segments: Int64Array
+    item_rows: Sequence[int]
+    segments: Sequence[int]
     quotas: tuple[int, ...]
     merge: str
     excluded: frozenset[int]
     allowed: Int64Array | None
-    never_generated: Int64Array
+    never_generated: Sequence[int]
     cold_start: ColdStart
     num_unknown_filters: int
 
 
 def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
     """Looks up a request's ids: unknown items are dropped and counted, an unknown user becomes the shared one."""
-    user_row = 0 if request.user_id is None else int(catalogue.user_ids.rows([request.user_id])[0])
+    user_row = 0 if request.user_id is None else catalogue.user_ids.row_list([request.user_id])[0]
     num_modelled = catalogue.num_modelled
     # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
-    rows: list[int] = catalogue.item_ids.rows(request.history).tolist()
-    segments = request.segments or (BEHAVIOUR,) * len(rows)
+    rows = catalogue.item_ids.row_list(request.history)
     known = [0 < row <= num_modelled for row in rows]
-    # A prompt was offered, not taken: it may be just what the user wants next.
-    seen = itertools.compress(rows, (segment == BEHAVIOUR for segment in segments)) if request.filter_seen else ()
-    blocked: list[int] = catalogue.item_ids.rows(request.blocked).tolist() if request.blocked else []
-    excluded = frozenset([*seen, *blocked]) - catalogue.deleted - {UNKNOWN_ROW}
+    segments: Sequence[int] = [BEHAVIOUR] * len(rows)
+    seen = rows
+    if request.segments is not None:
+        # A prompt was offered, not taken: it may be just what the user wants next.
+        segments = request.segments
+        seen = [row for row, segment in zip(rows, segments, strict=True) if segment == BEHAVIOUR]
+    blocked = catalogue.item_ids.row_list(request.blocked)
+    excluded = frozenset([*seen, *blocked] if request.filter_seen else blocked) - catalogue.never_found
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    modelled = np.array(sorted([row for row in excluded if row <= num_modelled]), dtype=np.int64)
-    deleted = catalogue.never_generated
-    item_rows = np.array(list(itertools.compress(rows, known)), dtype=np.int64)
+    item_rows = list(itertools.compress(rows, known))
     return EncodedRequest(
         user_row=user_row,
         item_rows=item_rows,
-        segments=np.array(list(itertools.compress(segments, known)), dtype=np.int64),
+        segments=list(itertools.compress(segments, known)),
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
         excluded=excluded,
         allowed=allowed,
-        never_generated=np.concatenate([modelled, deleted]) if len(deleted) else modelled,
+        never_generated=[row for row in excluded if row <= num_modelled] + catalogue.never_generated,
         cold_start=ColdStart(
             shared_user=user_row == 0,
             num_unknown_items=len(rows) - len(item_rows),
-            popular=not len(item_rows),
+            popular=not item_rows,
         ),
         num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
     )
@@ -123,14 +124,6 @@ def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tok
         lengths=np.array(lengths, dtype=np.int64),
         excluded=pad_rows([request.never_generated for request in requests]),
     )
-
-
-def pad_rows(rows: Sequence[Int64Array]) -> Int64Array:
-    """Rows of N requests, of any number each, filled up with 0: (N, E) int64, E at least 1."""
-    lengths = np.array([len(listed) for listed in rows], dtype=np.int64)
-    padded = np.zeros((len(rows), max(1, lengths.max(initial=0))), dtype=np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return padded
 
 
 def _check_shortfall(request: EncodedRequest, num_items: int) -> None:

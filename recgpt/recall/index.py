@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recgpt.extras import require
 from recgpt.recall.index_ann import CANDIDATES_PER_FOUND, Neighbours
@@ -20,6 +19,7 @@ from recgpt.recall.index_filter import MAX_SCORED, Find, Found, score_each, sele
 from recgpt.recall.index_gpu import MAX_FETCH, GpuSearcher
 from recgpt.recall.index_memory import read_flat
 from recgpt.recall.index_scan import ItemScan, best_of_pairs
+from recgpt.recall.padded import in_same_row
 from recgpt.types import Float32Array, Int64Array
 
 # Below this many queries a search runs in the calling thread.
@@ -29,9 +29,6 @@ _MIN_QUERIES_PER_THREAD = 32
 # many. Measured by benchmarks/item_search.py.
 _MIN_SCANNED = 80_000
 _MIN_ITEMS_PER_FOUND = 128
-
-# Pairs of rows that are compared one by one rather than sorted first.
-_MAX_COMPARED = 1 << 16
 
 # Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute. Where
 # the items alone do not fit, reading them once for some queries saves more.
@@ -208,7 +205,7 @@ class ItemIndex:
         num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
         number = min(CANDIDATES_PER_FOUND * k + num_excluded, neighbours.num_items)
         positions = self._positions.take(neighbours.candidates(queries, number) + 1, mode="clip")
-        is_open = (positions < self.num_items) & ~_in_same_row(self._rows.take(positions, mode="clip"), excluded)
+        is_open = (positions < self.num_items) & ~in_same_row(self._rows.take(positions, mode="clip"), excluded)
         is_short = is_open.sum(axis=1) < k
         rows = np.empty((len(queries), k), dtype=np.int64)
         scores = np.empty((len(queries), k), dtype=np.float32)
@@ -234,7 +231,7 @@ class ItemIndex:
         num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
         rows, scores = self._search_exact(queries, min(k + num_excluded, self.num_items), self.num_items, self._find)
         if num_excluded:
-            is_excluded = _in_same_row(rows, excluded)
+            is_excluded = in_same_row(rows, excluded)
             scores[is_excluded] = -np.inf
             rows, scores = _reordered(rows, scores, np.argsort(is_excluded, axis=1, kind="stable")[:, :k])
         return rows[:, :k], scores[:, :k]
@@ -283,15 +280,6 @@ def _reordered(rows: Int64Array, scores: Float32Array, order: Int64Array) -> tup
     """Both (N, K) by the columns of order (N, K or fewer)."""
     queries = np.arange(len(rows))[:, None]
     return rows[queries, order], scores[queries, order]
-
-
-def _in_same_row(values: Int64Array, among: Int64Array) -> NDArray[np.bool_]:
-    """Whether each of values (N, K), 0 or above, is in its row of (N, E)."""
-    if values.size * among.shape[1] < _MAX_COMPARED:
-        same: NDArray[np.bool_] = (values[:, :, None] == among[:, None, :]).any(axis=2)
-        return same
-    offsets = np.arange(len(values))[:, None] * (max(values.max(), among.max()) + 1)
-    return np.isin(values + offsets, among + offsets)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ Knows which interests it has; not why a server failed, nor how long anything may
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from recgpt.asking import Steps
@@ -13,7 +13,7 @@ from recgpt.backends.asks import TakeReserve
 from recgpt.backends.base import InterestsOutput, Tokens
 from recgpt.errors import ServerError
 from recgpt.recall.steps import Generated, interests_steps
-from recgpt.types import FEWER_INTERESTS, POPULAR, Degraded
+from recgpt.types import FEWER_INTERESTS, POPULAR, Degraded, Int64Array
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,7 +57,8 @@ def reach(fused: Collection[int], tokens: Tokens, num_interests: int, *, degrade
     return Reached(output=None, degraded=Degraded(rung=POPULAR, reason=reason))
 
 
-def fewer_quotas(quotas: Sequence[int], num_interests: int) -> tuple[int, ...]:
-    """The quotas when only the first interests are there; the first one takes over what the others had."""
-    kept = tuple(quotas[:num_interests])
-    return (kept[0] + sum(quotas[num_interests:]), *kept[1:])
+def fewer_quotas(quotas: Int64Array, num_interests: int) -> Int64Array:
+    """Quotas (B, J) when only the first interests are there; the first one takes over what the others had."""
+    kept = quotas[:, :num_interests].copy()
+    kept[:, 0] += quotas[:, num_interests:].sum(axis=1)
+    return kept

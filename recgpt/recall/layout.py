@@ -1,4 +1,4 @@
-"""Where recall takes the items from that it feeds back, and which way is the faster one."""
+"""How recall is laid out over graphs and searches, and which way is the faster one."""
 
 from __future__ import annotations
 
@@ -9,26 +9,46 @@ from recgpt.recall.index_ann import IndexKind
 
 
 class Layout(StrEnum):
-    """How the autoregressive loop chooses its items.
+    """Who looks through the catalogue for the items that are fed back, and for those that are recalled.
 
     Attributes:
-        FUSED: the graph looks through the catalogue itself, and all searches follow in one.
-        INDEX: each step's own search finds it, so that the catalogue is looked through once a step.
-        AUTO: the faster one of the two for the catalogue and the batch.
+        FUSED: a graph for what is fed back; the index then for all lists at once.
+        INDEX: the index, step by step for both, so that the catalogue is looked through once a step.
+        GRAPH: one graph for both, and for the merge; FUSED for requests that no such graph can answer.
+        AUTO: the fastest of them for the catalogue and the batch.
     """
 
     FUSED = "fused"
     INDEX = "index"
+    GRAPH = "graph"
     AUTO = "auto"
 
-    def searches_in_loop(self, num_items: int, batch: int, *, is_exact: bool) -> bool:
-        """Whether a batch of so many requests searches inside the loop; with an approximate index it always should."""
-        if self is not Layout.AUTO:
-            return self is Layout.INDEX
-        return not is_exact or batch >= min(
-            (least for items, least in CROSSOVER if num_items >= items), default=batch + 1
-        )
+    def may_use_graph(self, num_items: int, *, is_exact: bool) -> bool:
+        """Whether it is GRAPH for any request; arguments as of ``choose``."""
+        return self is Layout.GRAPH or (self is Layout.AUTO and is_exact and num_items < GRAPH_BELOW)
 
+    def choose(self, num_items: int, batch: int, *, is_exact: bool, has_graph: bool) -> Layout:
+        """The layout for a batch of so many requests.
+
+        Args:
+            num_items: that can be found.
+            batch: how many requests.
+            is_exact: whether the index misses nothing; AUTO searches an approximate one always in the loop.
+            has_graph: whether there is a graph that can answer these requests.
+        """
+        if self is Layout.GRAPH and not has_graph:
+            return Layout.FUSED
+        if self is not Layout.AUTO:
+            return self
+        if has_graph and batch <= GRAPH_UP_TO and self.may_use_graph(num_items, is_exact=is_exact):
+            return Layout.GRAPH
+        least = min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
+        return Layout.FUSED if is_exact and batch < least else Layout.INDEX
+
+
+GRAPH_UP_TO, GRAPH_BELOW = 1, 50_000
+"""One graph is the fastest for so many requests over fewer items than these, by the rows of batch 1 in
+benchmarks/results/catalogue_growth.json; on larger batches the index's search is."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
 """From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of

@@ -1,4 +1,4 @@
-"""How the lists found by several interests become one. Pure numpy on rows.
+"""How the lists found by several interests become one, for several requests at once. Pure numpy on rows.
 
 ``quotas`` takes each step's best new items. The fusions weigh each step by its quota's share of k and rank the union of
 what the steps found by the sum of the weighted parts, so an item that several steps find moves up:
@@ -10,23 +10,45 @@ what the steps found by the sum of the weighted parts, so an item that several s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from recgpt.recall.padded import in_same_row
 from recgpt.types import Float32Array, Int64Array
 
 Float64Array = NDArray[np.float64]
-# Of one request: the steps' lists (J, N), best first, rows and scores; the J quotas; rows never to be taken.
-# Gives rows, scores and steps (1-based), each (k,), or shorter where the lists do not hold enough.
-Merge = Callable[[Int64Array, Float32Array, Sequence[int], frozenset[int]], tuple[Int64Array, Float32Array, Int64Array]]
 
-# A fusion looks at this many unseen items of each step, or at k if that is more. What stands further behind in a step
+# A fusion looks at this many items of each step, or at k if that is more. What stands further behind in a step
 # weighs too little to bring an item into a usual list.
 _MIN_POOL = 100
 
 # Source: Cormack, Clarke and Buettcher 2009, who fixed it once for all collections.
 _RANK_OFFSET = 60
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Merged:
+    """The lists of B requests, one behind the other, M items in all.
+
+    Attributes:
+        rows: (M,) int64.
+        scores: (M,) float32.
+        steps: (M,) int64, 1-based.
+        ends: (B,) int64, where each request's list ends.
+    """
+
+    rows: Int64Array
+    scores: Float32Array
+    steps: Int64Array
+    ends: Int64Array
+
+
+Merge = Callable[[Int64Array, Float32Array, Int64Array], Merged]
+"""Of the steps' lists, rows and scores, both (B, J, N), best first in each, a score of -inf for what is no candidate;
+and of quotas (B, J), positive. A list has as many items as its quotas sum to, or fewer if the steps' are short.
+"""
 
 
 def default_quotas(k: int, *, prompt_tuned: bool) -> tuple[int, ...]:
@@ -48,80 +70,45 @@ def num_to_search(quotas: Sequence[int], *, merge: str = "quotas") -> int:
     return k if merge == "quotas" else _pool_size(k)
 
 
-def merge_by_quotas(
-    rows: Int64Array, scores: Float32Array, quotas: Sequence[int], excluded: frozenset[int]
-) -> tuple[Int64Array, Float32Array, Int64Array]:
-    """Takes each step's best items that are neither excluded nor taken before.
+def merge_by_quotas(rows: Int64Array, scores: Float32Array, quotas: Int64Array) -> Merged:
+    """Takes each step's best items that were not taken before: step by step, in score order within a step.
 
-    Source: section 4.4 of the paper (path A, then path B without what A took), for J steps.
-
-    Args:
-        rows: (J, N) int64, best first in each step.
-        scores: (J, N) float32.
-        quotas: J positive numbers.
-        excluded: rows never to be taken.
-
-    Returns:
-        rows, scores and steps (1-based), each (k,) or shorter where the lists do not hold enough; step by step, in
-        score order within a step.
+    Source: section 4.4 of the paper (path A, then path B without what A took), for J steps. Arguments: see ``Merge``.
     """
-    num_found = rows.shape[1]
-    taken = set(excluded)
-    picked: list[int] = []  # places in the flattened lists
-    for step, quota in enumerate(quotas):
-        wanted = quota
-        for place, row in enumerate(rows[step].tolist(), start=step * num_found):
-            if row in taken:
-                continue
-            taken.add(row)
-            picked.append(place)
-            wanted -= 1
-            if wanted == 0:
-                break
-    places = np.array(picked, dtype=np.int64)
-    return rows.ravel()[places], scores.ravel()[places], places // num_found + 1
+    batch, num_interests, _ = rows.shape
+    taken = np.zeros(rows.shape, dtype=bool)
+    for step in range(num_interests):
+        new = scores[:, step] > -np.inf
+        if step:
+            before = np.where(taken[:, :step], rows[:, :step], 0).reshape(batch, -1)
+            new &= ~in_same_row(rows[:, step], before)
+        taken[:, step] = new & (new.cumsum(axis=1) <= quotas[:, step, None])
+    ends = taken.sum(axis=(1, 2)).cumsum()
+    return Merged(rows=rows[taken], scores=scores[taken], steps=taken.nonzero()[1] + 1, ends=ends)
 
 
-def merge_by_probability(
-    rows: Int64Array, scores: Float32Array, quotas: Sequence[int], excluded: frozenset[int]
-) -> tuple[Int64Array, Float32Array, Int64Array]:
+def merge_by_probability(rows: Int64Array, scores: Float32Array, quotas: Int64Array) -> Merged:
     """Ranks items by the mixture of the steps' distributions over their next item, weighted by the quotas.
+
+    Best first, the lower step and then the lower row among equals. The scores are the mixture's probabilities; an
+    item's step is the one that it owes most to. Arguments: see ``Merge``.
 
     Source: one round of sampling a step by its quota and an item by its probability, as expected values. The softmax is
     that of the model's cross entropy, but over the pool: an index does not know the sum over the catalogue.
-
-    Args:
-        rows: (J, N) int64, best first in each step.
-        scores: (J, N) float32.
-        quotas: J positive numbers; step j weighs m_j / k.
-        excluded: rows never to be taken.
-
-    Returns:
-        rows, scores (the mixture's probabilities) and steps (1-based, the one that the item owes most to), each (k,) or
-        shorter where the lists do not hold enough; best first, the lower step and then the lower row among equals.
     """
-    return _fuse(rows, scores, quotas, excluded, _probabilities)
+    return _fuse(rows, scores, quotas, _probabilities)
 
 
-def merge_by_reciprocal_rank(
-    rows: Int64Array, scores: Float32Array, quotas: Sequence[int], excluded: frozenset[int]
-) -> tuple[Int64Array, Float32Array, Int64Array]:
+def merge_by_reciprocal_rank(rows: Int64Array, scores: Float32Array, quotas: Int64Array) -> Merged:
     """Ranks items by the weighted sum of 1 / (60 + rank), over the steps that found them.
+
+    As ``merge_by_probability``, the scores being the sums.
 
     Source: Cormack, Clarke and Buettcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank
     Learning Methods"; equal weights are theirs. Here equal scores share the best of their ranks, so that no item gains
     by its row.
-
-    Args:
-        rows: (J, N) int64, best first in each step.
-        scores: (J, N) float32.
-        quotas: J positive numbers; step j weighs m_j / k.
-        excluded: rows never to be taken.
-
-    Returns:
-        As ``merge_by_probability``, the scores being the sums.
     """
-    return _fuse(rows, scores, quotas, excluded, _reciprocal_ranks)
+    return _fuse(rows, scores, quotas, _reciprocal_ranks)
 
 
 MERGE_FUNCTIONS: Mapping[str, Merge] = {
@@ -133,14 +120,19 @@ MERGE_FUNCTIONS: Mapping[str, Merge] = {
 
 
 def _fuse(
-    rows: Int64Array,
-    scores: Float32Array,
-    quotas: Sequence[int],
-    excluded: frozenset[int],
-    parts_of: Callable[[Float64Array], Float64Array],
+    rows: Int64Array, scores: Float32Array, quotas: Int64Array, parts_of: Callable[[Float64Array], Float64Array]
+) -> Merged:
+    lists = [_fuse_one(*request, parts_of) for request in zip(rows, scores, quotas, strict=True)]
+    found, fused, steps = (np.concatenate(parts) for parts in zip(*lists, strict=True))
+    return Merged(rows=found, scores=fused, steps=steps, ends=np.cumsum([len(listed) for listed, _, _ in lists]))
+
+
+def _fuse_one(
+    rows: Int64Array, scores: Float32Array, quotas: Int64Array, parts_of: Callable[[Float64Array], Float64Array]
 ) -> tuple[Int64Array, Float32Array, Int64Array]:
-    k = sum(quotas)
-    pools = [np.flatnonzero([row not in excluded for row in listed.tolist()])[: _pool_size(k)] for listed in rows]
+    """Rows, scores and steps of one request, of lists (J, N)."""
+    k = int(quotas.sum())
+    pools = [np.flatnonzero(listed > -np.inf)[: _pool_size(k)] for listed in scores]
     found = np.unique(np.concatenate([rows[step, pool] for step, pool in enumerate(pools)]))
     parts = np.zeros((len(quotas), len(found)))
     for step, pool in enumerate(pools):

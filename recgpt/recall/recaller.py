@@ -7,8 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from recgpt.asking import Ask, drive
-from recgpt.backends.asks import Search, ask_backend
-from recgpt.backends.base import Backend
+from recgpt.backends.asks import Recall, Search, ask_backend
+from recgpt.backends.base import Backend, RecallBackend
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.core import RecallCore
 from recgpt.recall.index import ItemIndex
@@ -26,7 +26,8 @@ class Recaller(RecallCore):
         index: finds items for interests; of the same export as the model.
         catalogue: ids and popularity; of the same export as the model.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
-        layout: where the items that are fed back come from.
+        layout: who looks through the catalogue.
+        in_graph: recalls in one graph where the layout says so; None where nothing can.
 
     Raises:
         BundleMismatchError: backend, index and catalogue are of different sizes.
@@ -40,9 +41,12 @@ class Recaller(RecallCore):
         *,
         prompt_tuned: bool,
         layout: Layout = Layout.FUSED,
+        in_graph: RecallBackend | None = None,
     ) -> None:
-        super().__init__(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout)
+        recalls = in_graph.recalls if in_graph is not None else {}
+        super().__init__(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout, recalls=recalls)
         self._backend = backend
+        self._in_graph = in_graph
 
     @property
     def backend(self) -> Backend:
@@ -107,4 +111,6 @@ class Recaller(RecallCore):
     def _answer_to(self, ask: Ask[Any]) -> Any:
         if isinstance(ask, Search):
             return self.index.search(ask.queries, ask.k, ask.among, excluded=ask.excluded)
+        if isinstance(ask, Recall) and self._in_graph is not None:
+            return self._in_graph.recall(ask.tokens, ask.quotas)
         return ask_backend(self.backend, ask)

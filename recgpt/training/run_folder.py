@@ -52,7 +52,9 @@ class RunFolder:
             return
         try:
             begun = json.loads(self.record.read_text())
-        except (OSError, ValueError) as error:
+            # Settings that a later version added had their defaults when this run began.
+            begun["config"] = TrainingConfig.from_dict(begun["config"]).to_dict()
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
             raise ConfigError(f"{self.record} cannot be read ({error}); choose another --out") from error
         differences = list(_differences(begun, mine))
         if differences:

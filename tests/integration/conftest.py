@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_model import Export, Graphs, Served, random_checkpoint
+from tiny_model import Export, Graphs, Served, bundle_copy, random_checkpoint
 
 from recgpt.bundle import Bundle
 from recgpt.graphs.export import ONNX, export_bundle
+from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import write_repository
 from recgpt.serving.server import TritonServer
 
@@ -34,8 +35,16 @@ def other_bundle(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture(scope="session")
-def served(small_graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("served")
-    write_repository(folder / "models", small_graphs.files, VERSION)
+def served_bundle(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of the models on the shared server, in the version that they have there."""
+    folder = tmp_path_factory.mktemp("served_bundle") / "bundle"
+    return bundle_copy(export.bundle, folder, version=VERSION, num_interests=(2,))
+
+
+@pytest.fixture(scope="session")
+def served(small_graphs: Graphs, served_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder, bundle = tmp_path_factory.mktemp("served"), Bundle.open(served_bundle)
+    graphs = {**small_graphs.files, **bundle.recall_graphs()}
+    write_repository(folder / "models", graphs, VERSION, engine=EngineFiles.of(bundle))
     with TritonServer(folder / "models", log=folder / "tritonserver.log") as server:
         yield Served(server, small_graphs, folder / "models")

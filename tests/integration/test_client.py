@@ -6,15 +6,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import Export, Served, random_checkpoint, random_requests
+from tiny_model import Export, Served, bundle_copy, random_checkpoint, random_requests
 
 from recgpt import RecallClient
-from recgpt.bundle import Bundle, Manifest, write_manifest
+from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.errors import (
     BundleCorruptError,
@@ -33,14 +32,6 @@ SCORE_TOLERANCE = 1e-4
 TIMEOUT_S = 20.0  # a busy machine is not what is tested here
 
 
-def bundle_copy(source: Path, target: Path, **changes: object) -> Path:
-    """A bundle with other values in its manifest; its hashes are right."""
-    shutil.copytree(source, target)
-    manifest: Manifest = replace(Bundle.open(target).manifest, **changes)
-    write_manifest(target, manifest)
-    return target
-
-
 @pytest.fixture(scope="module")
 def version(served: Served) -> int:
     """Of the models on the server; another than that of the bundle they are from."""
@@ -48,10 +39,8 @@ def version(served: Served) -> int:
 
 
 @pytest.fixture(scope="module")
-def bundle(export: Export, version: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the models on the server, in the version they have there."""
-    folder = tmp_path_factory.mktemp("client") / "bundle"
-    return bundle_copy(export.bundle, folder, version=version, num_interests=(2,))
+def bundle(served_bundle: Path) -> Path:
+    return served_bundle
 
 
 @pytest.fixture(scope="module")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_client import bundle_copy
-from tiny_model import Export, Served
+from tiny_model import Served
 
 from recgpt import AsyncRecallClient, CallPolicy, RecallClient, errors
-from recgpt.serving.repository import model_versions
 
 DOCS = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
@@ -23,20 +22,22 @@ NOT_OF_A_CLIENT = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def bundle(served: Served, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("docs") / "bundle"
-    version = model_versions(served.repository / "prefill")[0]
-    return bundle_copy(export.bundle, folder, version=version, num_interests=(2,))
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_each_block_runs(block: str, served: Served, bundle: Path, tmp_path: Path) -> None:
+def test_each_block_runs(block: str, served: Served, served_bundle: Path, tmp_path: Path) -> None:
     script = tmp_path / "example.py"
     # A busy machine is not what is tested: short deadlines are made long.
     text = re.sub(r"timeout_s=[\d.]+", "timeout_s=20.0", block)
-    script.write_text(text.replace("localhost:8001", served.server.url).replace("artifacts/bundle", str(bundle)))
+    script.write_text(text.replace("localhost:8001", served.server.url).replace("artifacts/bundle", str(served_bundle)))
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_command_runs(served: Served, served_bundle: Path) -> None:
+    (block,) = re.findall(r"```bash\n(.*?)```", DOCS, re.DOTALL)
+    text = block.replace("localhost:8001", served.server.url).replace("artifacts/bundle", str(served_bundle))
+    recgpt, *arguments = shlex.split(text)
+    command = [str(Path(sys.executable).with_name(recgpt)), *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode == 0, result.stderr
 
 

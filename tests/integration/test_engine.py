@@ -73,7 +73,7 @@ def test_items_that_were_shown_and_not_clicked_are_read_and_stay_candidates(
     assert not np.allclose(found.scores[:297], clicked.scores)
 
 
-@pytest.mark.parametrize("layout", ["fused", "index"])
+@pytest.mark.parametrize("layout", ["fused", "index", "graph"])
 def test_every_layout_recalls_what_pytorch_recalls(layout: str, export: Export, reference: Recaller) -> None:
     requests = random_requests(60, seed=3)
     with Engine.load(export.bundle, num_threads=1, layout=layout) as chosen:

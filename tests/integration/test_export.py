@@ -85,6 +85,14 @@ def test_the_fingerprint_is_pytorchs_first_interest_of_the_first_example(export:
     np.testing.assert_allclose(Bundle.open(export.bundle).manifest.fingerprint, interest, atol=1e-5)
 
 
+def test_the_answer_of_the_first_example_is_pytorchs_ranking(export: Export) -> None:
+    manifest = Bundle.open(export.bundle).manifest
+    scores = export.checkpoint.decoder.item_matrix.detach().numpy() @ np.array(manifest.fingerprint, dtype=np.float32)
+    best = sorted(range(1, 301), key=lambda row: -scores[row])[:40]
+    assert list(manifest.recalled) == best
+    np.testing.assert_allclose(list(manifest.recalled.values()), scores[best], atol=1e-4)
+
+
 def test_the_graphs_carry_the_hash_of_the_item_matrix(export: Export) -> None:
     expected = Bundle.open(export.bundle).index().digest()
     for name in GRAPHS:

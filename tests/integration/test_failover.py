@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from test_client import assert_same, bundle_copy
-from tiny_model import Export, Served, random_requests
+from test_client import assert_same
+from tiny_model import Graphs, Served, random_requests
 
 from recgpt import AsyncRecallClient, RecallClient
 from recgpt.client_core import CallReport
 from recgpt.engine import Engine
-from recgpt.serving.repository import model_versions
+from recgpt.serving.repository import model_versions, write_repository
 from recgpt.serving.server import TritonServer
 from recgpt.types import Candidates
 
@@ -25,20 +25,26 @@ NUM_CALLERS, NUM_TASKS = 8, 64
 
 
 @pytest.fixture(scope="module")
-def bundle(served: Served, export: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("failover") / "bundle"
-    version = model_versions(served.repository / "prefill")[0]
-    return bundle_copy(export.bundle, folder, version=version, num_interests=(2,))
+def bundle(served_bundle: Path) -> Path:
+    return served_bundle
+
+
+@pytest.fixture(scope="module")
+def repository(served: Served, small_graphs: Graphs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared server's graphs without what recalls: the fewer models, the sooner a server is there again."""
+    folder = tmp_path_factory.mktemp("failover") / "models"
+    write_repository(folder, small_graphs.files, model_versions(served.repository / "prefill")[0])
+    return folder
 
 
 @pytest.fixture
-def second(served: Served, tmp_path: Path) -> Iterator[TritonServer]:
-    with TritonServer(served.repository, log=tmp_path / "second.log") as server:
+def second(repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    with TritonServer(repository, log=tmp_path / "second.log") as server:
         yield server
 
 
 def test_no_call_fails_when_one_of_two_servers_stops_and_it_gets_calls_again_when_it_is_back(
-    served: Served, second: TritonServer, bundle: Path, engine: Engine, tmp_path: Path
+    served: Served, second: TritonServer, repository: Path, bundle: Path, engine: Engine, tmp_path: Path
 ) -> None:
     requests = random_requests(NUM_CALLERS, seed=13)
     expected = engine.recall_many(requests)
@@ -71,7 +77,7 @@ def test_no_call_fails_when_one_of_two_servers_stops_and_it_gets_calls_again_whe
             second.stop()
             until(50, served.server.url)
             port = int(second.url.rpartition(":")[2])
-            with TritonServer(served.repository, grpc_port=port, log=tmp_path / "again.log"):
+            with TritonServer(repository, grpc_port=port, log=tmp_path / "again.log"):
                 until(20, second.url)
                 done.set()
                 found = [future.result() for future in asking]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -17,9 +18,10 @@ from typing import Self
 import grpc
 import numpy as np
 import pytest
-from test_client import assert_same, bundle_copy
+from test_client import assert_same
+from test_client_layouts import requests_for
 from test_raw_requests import KNOWN, Raw, with_array
-from tiny_model import Export, Graphs, Served, random_requests
+from tiny_model import Export, Graphs, Served, bundle_copy, random_requests
 from tritonclient.grpc import service_pb2_grpc
 
 from recgpt import CallPolicy, RecallClient, signature
@@ -30,10 +32,11 @@ from recgpt.errors import (
     ServerTimeoutError,
     ServerUnavailableError,
 )
+from recgpt.recall_by import RecallBy
 from recgpt.serving.control import ModelControl
-from recgpt.serving.repository import BOUNDED, MAX_QUEUE_MICROSECONDS, model_versions, write_repository
+from recgpt.serving.repository import BOUNDED, MAX_QUEUE_MICROSECONDS, write_repository
 from recgpt.serving.server import TritonServer
-from recgpt.types import Candidates
+from recgpt.types import Candidates, RecallRequest
 
 TIMEOUT_S = 60.0  # a busy machine is not what is tested here
 ONCE = CallPolicy(max_attempts=1)
@@ -41,11 +44,8 @@ VERSION = 7
 
 
 @pytest.fixture(scope="module")
-def bundle(export: Export, served: Served, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle of the models on the shared server."""
-    version = model_versions(served.repository / "prefill")[0]
-    folder = tmp_path_factory.mktemp("faults") / "bundle"
-    return bundle_copy(export.bundle, folder, version=version, num_interests=(2,))
+def bundle(served_bundle: Path) -> Path:
+    return served_bundle
 
 
 @pytest.fixture
@@ -65,14 +65,13 @@ class Callers:
     """Threads that recall until they are told to stop; each has a request of its own."""
 
     client: RecallClient
-    expected: list[Candidates]
-    seed: int
+    requests: list[RecallRequest]
     answers: list[tuple[int, Candidates]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
 
     def __enter__(self) -> Self:
         self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(len(self.expected))]
+        self._threads = [threading.Thread(target=self._call, args=(n,)) for n in range(len(self.requests))]
         for thread in self._threads:
             thread.start()
         return self
@@ -89,10 +88,9 @@ class Callers:
             self._done.wait(0.01)
 
     def _call(self, number: int) -> None:
-        request = random_requests(len(self.expected), seed=self.seed)[number]
         while not self._done.is_set():
             try:
-                self.answers.append((number, self.client.recall_many([request])[0]))
+                self.answers.append((number, self.client.recall_many([self.requests[number]])[0]))
             except Exception as error:  # noqa: BLE001
                 self.errors.append(error)
                 self._done.wait(0.05)
@@ -101,12 +99,13 @@ class Callers:
 def test_a_server_killed_in_the_middle_of_requests_is_missed_and_found_again(
     models: Path, own_bundle: Path, engine: Engine, tmp_path: Path
 ) -> None:
-    expected = engine.recall_many(random_requests(8, seed=31))
+    requests = random_requests(8, seed=31)
+    expected = engine.recall_many(requests)
     with TritonServer(models, log=tmp_path / "first.log", ready_timeout_s=TIMEOUT_S) as first:
         port = int(first.url.rpartition(":")[2])
         with (
             RecallClient(first.url, bundle=own_bundle, timeout_s=TIMEOUT_S, policy=ONCE) as client,
-            Callers(client, expected, seed=31) as callers,
+            Callers(client, requests) as callers,
         ):
             callers.wait_for(lambda: len(callers.answers) > 50)
             os.kill(first.pid, signal.SIGKILL)
@@ -218,6 +217,7 @@ import sys, threading
 from concurrent.futures import ThreadPoolExecutor
 sys.path[:0] = sys.argv[1:3]
 from test_client import assert_same
+from test_client_layouts import requests_for
 from tiny_model import random_requests
 from recgpt import RecallClient
 from recgpt.engine import Engine
@@ -272,28 +272,35 @@ def resident_mb(session: int) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(SOAK_S + 600)
 def test_memory_stays_flat_under_right_and_wrong_requests(served: Served, bundle: Path, engine: Engine) -> None:
+    """In every layout at once."""
     wrong = with_array(KNOWN, signature.USER_IDS, np.array([[-1]])).message()
     wide = with_array(KNOWN, signature.INPUT_IDS, np.ones((1, 10_000), dtype=np.int64)).message()
-    expected = engine.recall_many(random_requests(16, seed=36))
-    server_mb, client_mb = [], []
-    with (
-        grpc.insecure_channel(served.server.url) as channel,
-        RecallClient(served.server.url, bundle=bundle, timeout_s=TIMEOUT_S) as client,
-        Callers(client, expected, seed=36) as callers,
-    ):
-        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    server_mb, client_mb, num_answers = [], [], dict.fromkeys(RecallBy, 0)
+    with contextlib.ExitStack() as stack:
+        infer = service_pb2_grpc.GRPCInferenceServiceStub(
+            stack.enter_context(grpc.insecure_channel(served.server.url))
+        ).ModelInfer
+        callers, expected = {}, {}
+        for recall_by in RecallBy:
+            client = RecallClient(served.server.url, bundle=bundle, timeout_s=TIMEOUT_S, recall_by=recall_by)
+            requests = requests_for(recall_by, 16, seed=36)
+            expected[recall_by] = engine.recall_many(requests)
+            callers[recall_by] = stack.enter_context(Callers(stack.enter_context(client), requests))
         end = time.monotonic() + SOAK_S
         while time.monotonic() < end:
             time.sleep(SAMPLE_S)
             for message in (wrong, wide):
                 with pytest.raises(grpc.RpcError):
                     infer(message, timeout=TIMEOUT_S)
-            assert callers.errors == []
-            answered, callers.answers = callers.answers, []
-            for number, answer in answered:
-                assert_same([answer], [expected[number]])
+            for recall_by, several in callers.items():
+                assert several.errors == []
+                answered, several.answers = several.answers, []
+                num_answers[recall_by] += len(answered)
+                for number, answer in answered:
+                    assert_same([answer], [expected[recall_by][number]])
             server_mb.append(resident_mb(served.server.pid))
             client_mb.append(own_mb())
+    assert all(num_answers.values()), num_answers
     for sizes in (server_mb, client_mb):
         quarter = len(sizes) // 4
         assert np.median(sizes[-quarter:]) < np.median(sizes[quarter : 2 * quarter]) + ROOM_MB, sizes

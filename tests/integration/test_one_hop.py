@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_model import NUM_ITEMS, Export, random_requests
+from tiny_model import NUM_ITEMS, Served, random_requests
 
 from recgpt.asking import drive_async
 from recgpt.backends.tensors import NamedArrays
@@ -26,8 +26,8 @@ from recgpt.errors import ModelUnavailableError, QuotaError, RequestError, Short
 from recgpt.one_hop.engine_codec import MODEL, EngineCodec, id_dtype
 from recgpt.one_hop.graph_codec import GraphCodec
 from recgpt.one_hop.remote import RemoteRecall, recall_steps
-from recgpt.serving.engine_files import EngineFiles, tell_deleted
-from recgpt.serving.repository import all_versions, write_repository
+from recgpt.serving.engine_files import tell_deleted
+from recgpt.serving.repository import all_versions
 from recgpt.serving.server import TritonServer
 from recgpt.signature import recall_engine_spec
 from recgpt.types import MERGES, Candidates, RecallRequest
@@ -38,22 +38,18 @@ TIMEOUT_S = 60.0  # a busy machine is not what is tested here
 
 
 @pytest.fixture(scope="module")
-def bundle(export: Export) -> Bundle:
-    return Bundle.open(export.bundle)
+def bundle(served_bundle: Path) -> Bundle:
+    return Bundle.open(served_bundle)
 
 
 @pytest.fixture(scope="module")
-def folder(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    models = tmp_path_factory.mktemp("one_hop") / "models"
-    engine = EngineFiles.of(bundle)
-    write_repository(models, bundle.recall_graphs(), bundle.manifest.version, engine=engine)
-    return models
+def folder(served: Served) -> Path:
+    return served.repository
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[TritonServer]:
-    with TritonServer(folder, log=folder.parent / "log", ready_timeout_s=TIMEOUT_S) as running:
-        yield running
+def server(served: Served) -> TritonServer:
+    return served.server
 
 
 def connect(server: TritonServer, bundle: Bundle, version: int) -> TritonBackend:

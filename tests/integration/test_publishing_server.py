@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from test_client import bundle_copy
-from tiny_model import Export, random_requests
+from tiny_model import Export, bundle_copy, random_requests
 
 from recgpt import RecallClient
 from recgpt.bundle import Bundle

@@ -43,6 +43,7 @@ def test_metrics_have_the_documented_names_and_spans_show_each_attempt(export: E
     assert documented == found
     assert re.search(r'^recgpt_client_requests_total\{.*outcome="ok".*rung="full".*\} 1\.0$', text, re.MULTILINE)
     assert 'outcome="ServerOverloadedError"' in text
+    assert re.search(r'^recgpt_client_call_duration_seconds_count\{.*recall_by="client".*\} 1\.0$', text, re.MULTILINE)
     for stage in ("encode", "interests", "search", "merge"):
         assert f'stage="{stage}"' in text
 
@@ -54,5 +55,6 @@ def test_metrics_have_the_documented_names_and_spans_show_each_attempt(export: E
     assert [span.attributes["recgpt.attempt"] for span in attempts] == ["first", "retry"]
     for span in attempts:
         assert answered.start_time <= span.start_time <= span.end_time <= answered.end_time
+    assert answered.attributes["recgpt.recall_by"] == "client"
     assert answered.status.status_code is StatusCode.UNSET
     assert failed.status.status_code is StatusCode.ERROR

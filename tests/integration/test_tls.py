@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
-from test_client import bundle_copy
-from tiny_model import Export, Graphs
+from tiny_model import Export, Graphs, bundle_copy
 
 from recgpt import AsyncRecallClient, RecallClient, TlsOptions
 from recgpt.engine import Engine

@@ -142,7 +142,7 @@ def test_load_times_every_request_of_every_client():
     recaller = ToyModel().recaller()
     requests = [RecallRequest(history=[10 * row], k=3) for row in (1, 2, 3, 4)]
     load = run_load(recaller, requests, num_clients=2, duration_s=0.1)
-    assert len(load.samples_ns) == len(recaller.backend.calls) > 2
+    assert len(load.samples_ns) == len(recaller.backend.calls) >= 2
     assert load.duration_ns >= 0.1e9
     # Two clients, each busy or waiting for the other all the time.
     assert sum(load.samples_ns) <= 2 * load.duration_ns

@@ -44,6 +44,7 @@ def manifest() -> Manifest:
         ),
         item_matrix_sha256=vectors_digest(matrix()[1:]),
         fingerprint=(0.5, -1.25, 3.0, 1e-7),
+        recalled={3: 2.5, 1: -0.125},
         packages={"numpy": "1.2.3"},
         files={},
     )

@@ -30,6 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.backends.tensors",
         "recgpt.recall.index",
         "recgpt.recall.onnx_bytes",
+        "recgpt.recall.padded",
         "recgpt.model",
     ),
     ("recgpt.recall",),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -8,14 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recgpt.recall.merge import (
-    MERGE_FUNCTIONS,
-    default_quotas,
-    merge_by_probability,
-    merge_by_quotas,
-    merge_by_reciprocal_rank,
-    num_to_search,
-)
+from recgpt.recall.merge import MERGE_FUNCTIONS, default_quotas, num_to_search
 from recgpt.types import MERGES
 
 PROPERTIES = settings(max_examples=300, deadline=None, derandomize=True, database=None)
@@ -46,18 +40,30 @@ def merges(draw: st.DrawFn) -> Case:
 
 
 def found_by_index(
-    rows: np.ndarray, scores: np.ndarray, excluded: frozenset[int], depth: int
+    rows: np.ndarray, scores: np.ndarray, excluded: frozenset[int], depth: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What is left of complete lists when an index gives so many, the excluded rows last."""
-    order = np.argsort(np.isin(rows, list(excluded)), axis=1, kind="stable")[:, :depth]
+    """What an index gives of complete lists: so many, the excluded rows last and with a score of -inf."""
+    is_excluded = np.isin(rows, list(excluded))
+    order = np.argsort(is_excluded, axis=1, kind="stable")[:, :depth]
+    scores = np.where(is_excluded, np.float32(-np.inf), scores)
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
+
+
+def merged(
+    merge: str, rows: np.ndarray, scores: np.ndarray, quotas: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, scores and steps of one request."""
+    found = MERGE_FUNCTIONS[merge](rows[None], scores[None], np.array([quotas]))
+    assert found.ends.tolist() == [len(found.rows)]
+    assert (found.rows.dtype, found.scores.dtype, found.steps.dtype) == (np.int64, np.float32, np.int64)
+    return found.rows, found.scores, found.steps
 
 
 @given(merges())
 @PROPERTIES
 def test_every_quota_is_met_by_the_best_new_items(case: Case) -> None:
     rows, scores, quotas, excluded = case
-    found, found_scores, steps = merge_by_quotas(rows, scores, quotas, excluded)
+    found, found_scores, steps = merged("quotas", *found_by_index(rows, scores, excluded), quotas)
     taken: list[int] = []
     for step, quota in enumerate(quotas):
         new = [row for row in rows[step].tolist() if row not in excluded and row not in taken][:quota]
@@ -66,24 +72,40 @@ def test_every_quota_is_met_by_the_best_new_items(case: Case) -> None:
         taken += new
     assert found.tolist() == taken  # the list goes step by step
     assert len(set(taken)) == sum(quotas)
-    assert (found.dtype, found_scores.dtype, steps.dtype) == (np.int64, np.float32, np.int64)
 
 
 @given(merges())
 @PROPERTIES
 def test_the_search_depth_is_always_enough(case: Case) -> None:
     rows, scores, quotas, excluded = case
-    full = merge_by_quotas(rows, scores, quotas, excluded)
-    cut = merge_by_quotas(*found_by_index(rows, scores, excluded, num_to_search(quotas)), quotas, excluded)
+    full = merged("quotas", *found_by_index(rows, scores, excluded), quotas)
+    cut = merged("quotas", *found_by_index(rows, scores, excluded, num_to_search(quotas)), quotas)
     assert [part.tolist() for part in cut] == [part.tolist() for part in full]
 
 
 def test_lists_too_short_give_a_shorter_answer() -> None:
-    rows = np.array([[1, 2], [2, 1]], dtype=np.int64)
-    found, scores, steps = merge_by_quotas(rows, np.zeros((2, 2), dtype=np.float32), (1, 2), frozenset({1}))
-    assert (found.tolist(), steps.tolist(), len(scores)) == ([2], [1], 1)
-    nothing, _, _ = merge_by_quotas(rows, np.zeros((2, 2), dtype=np.float32), (1, 1), frozenset({1, 2}))
+    rows, scores = np.array([[1, 2], [2, 1]]), np.zeros((2, 2), dtype=np.float32)
+    found, _, steps = merged("quotas", *found_by_index(rows, scores, frozenset({1})), (1, 2))
+    assert (found.tolist(), steps.tolist()) == ([2], [1])
+    nothing, _, _ = merged("quotas", *found_by_index(rows, scores, frozenset({1, 2})), (1, 1))
     assert nothing.tolist() == []
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("num_items", [12, 300])
+def test_requests_together_get_what_each_gets_alone(merge: str, num_items: int) -> None:
+    rng = np.random.default_rng(1)
+    quotas = np.array([[9, 1], [3, 3], [1, 9], [2, 2]])
+    rows = np.array([[rng.permutation(num_items) + 1 for _ in range(2)] for _ in quotas])
+    scores = -np.sort(-rng.normal(size=rows.shape).astype(np.float32))
+    scores[3, :, 3:] = -np.inf  # this one's lists hold too little
+    together = MERGE_FUNCTIONS[merge](rows, scores, quotas)
+    starts = [0, *together.ends.tolist()]
+    for place in range(len(quotas)):
+        part = slice(starts[place], starts[place + 1])
+        alone = merged(merge, rows[place], scores[place], quotas[place])
+        found = (together.rows[part], together.scores[part], together.steps[part])
+        assert [values.tolist() for values in found] == [values.tolist() for values in alone]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +147,7 @@ def test_a_fusion_ranks_the_union_by_the_weighted_sum(merge: str, case: Case) ->
         by_hand = parts_by_hand(merge, unseen)
         parts.append({row: quota / k * part for row, part in by_hand.items()})
     sums = {row: sum(part[row] for part in parts) for row in parts[0]}
-    found, fused, steps = MERGE_FUNCTIONS[merge](rows, scores, quotas, excluded)
+    found, fused, steps = merged(merge, *found_by_index(rows, scores, excluded), quotas)
     assert len(found) == len(set(found.tolist())) == k
     assert not set(found.tolist()) & excluded
     assert fused.tolist() == pytest.approx([sums[row] for row in found.tolist()], rel=ROUNDING)
@@ -135,14 +157,13 @@ def test_a_fusion_ranks_the_union_by_the_weighted_sum(merge: str, case: Case) ->
     assert places == sorted(places), "best first, then the lower step, then the lower row"
     left_out = [value for row, value in sums.items() if row not in found]
     assert max(left_out, default=0.0) <= fused[-1] * (1 + ROUNDING)
-    assert (found.dtype, fused.dtype, steps.dtype) == (np.int64, np.float32, np.int64)
 
 
 def test_probabilities_by_hand() -> None:
     # Step 1: 1/2, 1/3, 1/6 of items 1, 2, 3; step 2: 3/5, 1/5, 1/5 of items 4, 1, 2. Weights 3/4 and 1/4.
     rows = np.array([[1, 2, 3], [4, 1, 2]])
     scores = np.log(np.array([[3, 2, 1], [3, 1, 1]])).astype(np.float32)
-    found, fused, steps = merge_by_probability(rows, scores, (3, 1), frozenset())
+    found, fused, steps = merged("probability", rows, scores, (3, 1))
     assert found.tolist() == [1, 2, 4, 3]
     assert fused.tolist() == pytest.approx([3 / 8 + 1 / 20, 1 / 4 + 1 / 20, 3 / 20, 1 / 8], rel=ROUNDING)
     assert steps.tolist() == [1, 1, 2, 1]
@@ -151,7 +172,7 @@ def test_probabilities_by_hand() -> None:
 def test_reciprocal_ranks_by_hand() -> None:
     # Item 9 is seen, so item 2 has rank 1 in step 2; items 1 and 2 come second and first, first and second.
     rows, scores = np.array([[1, 2, 3], [9, 2, 1]]), np.array([[3, 2, 1], [3, 2, 1]], dtype=np.float32)
-    found, fused, steps = merge_by_reciprocal_rank(rows, scores, (1, 1), frozenset({9}))
+    found, fused, steps = merged("reciprocal_rank", *found_by_index(rows, scores, frozenset({9})), (1, 1))
     assert found.tolist() == [1, 2]  # equals: the one that step 1 brought is first
     assert fused.tolist() == pytest.approx([(1 / 61 + 1 / 62) / 2] * 2, rel=ROUNDING)
     assert steps.tolist() == [1, 2]
@@ -164,25 +185,24 @@ def test_searching_deeper_than_needed_changes_nothing(merge: str, quotas: tuple[
     rows = np.array([rng.permutation(400) + 1 for _ in quotas])
     scores = np.sort(rng.normal(size=rows.shape).astype(np.float32))[:, ::-1]
     excluded = frozenset(rows[0, :30].tolist())
-    full = MERGE_FUNCTIONS[merge](rows, scores, quotas, excluded)
-    found = found_by_index(rows, scores, excluded, num_to_search(quotas, merge=merge))
-    cut = MERGE_FUNCTIONS[merge](*found, quotas, excluded)
+    full = merged(merge, *found_by_index(rows, scores, excluded), quotas)
+    cut = merged(merge, *found_by_index(rows, scores, excluded, num_to_search(quotas, merge=merge)), quotas)
     assert [part.tolist() for part in cut] == [part.tolist() for part in full]
 
 
 @pytest.mark.parametrize("merge", ["probability", "reciprocal_rank"])
 def test_a_fusion_of_lists_too_short_gives_a_shorter_answer(merge: str) -> None:
     rows, scores = np.array([[1, 2], [2, 1]]), np.zeros((2, 2), dtype=np.float32)
-    found, _, _ = MERGE_FUNCTIONS[merge](rows, scores, (1, 2), frozenset({1}))
+    found, _, _ = merged(merge, *found_by_index(rows, scores, frozenset({1})), (1, 2))
     assert found.tolist() == [2]
-    nothing, _, _ = MERGE_FUNCTIONS[merge](rows, scores, (1, 1), frozenset({1, 2}))
+    nothing, _, _ = merged(merge, *found_by_index(rows, scores, frozenset({1, 2})), (1, 1))
     assert nothing.tolist() == []
 
 
 @pytest.mark.parametrize("merge", MERGES)
 def test_one_step_alone_keeps_its_order_under_every_merge(merge: str) -> None:
     rows, scores = np.array([[4, 2, 3, 1]]), np.array([[5, 4, 4, 1]], dtype=np.float32)
-    found, _, steps = MERGE_FUNCTIONS[merge](rows, scores, (3,), frozenset())
+    found, _, steps = merged(merge, rows, scores, (3,))
     assert (found.tolist(), steps.tolist()) == ([4, 2, 3], [1, 1, 1])
 
 

@@ -470,6 +470,26 @@ def test_the_index_layout_asks_no_graph_for_an_item() -> None:
     assert recaller.backend.calls == ["interests_1"] * 3
 
 
+def test_the_graph_layout_recalls_by_one_graph_where_one_can() -> None:
+    recaller = ToyModel().recaller(layout=Layout.GRAPH)
+    plain = RecallRequest(history=[10], k=4, quotas=(2, 2))
+    asked = {
+        "recall_2": plain,
+        "interests_2": dataclasses.replace(plain, merge="probability"),
+        "interests_6": dataclasses.replace(plain, k=6, quotas=(1,) * 6),
+        "recall_3": dataclasses.replace(plain, k=7, quotas=(5, 1, 1), blocked=[20, 30]),
+    }
+    for call, request in asked.items():
+        recaller.recall_many([request])
+        assert recaller.backend.calls.pop() == call
+    for request in (
+        dataclasses.replace(plain, k=7, quotas=(6, 1)),  # more than recall_2 gives
+        dataclasses.replace(plain, allowed=[20, 30, 40, 50, 60]),
+    ):
+        recaller.recall_many([request])
+        assert recaller.backend.calls.pop() == "interests_2"
+
+
 def test_an_item_that_the_model_does_not_know_is_never_fed_back_however_well_it_scores() -> None:
     model = ToyModel(num_items=30)
     fused = model.recaller(layout=Layout.FUSED)
@@ -492,15 +512,20 @@ def test_an_item_that_the_model_does_not_know_is_never_fed_back_however_well_it_
 
 def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
     assert layout_of("index") is Layout.INDEX
-    with pytest.raises(ConfigError, match="'fast': expected one of fused, index, auto"):
+    with pytest.raises(ConfigError, match="'fast': expected one of fused, index, graph, auto"):
         layout_of("fast")
 
 
 def test_auto_takes_what_was_measured_to_be_faster() -> None:
-    assert not Layout.AUTO.searches_in_loop(12_000, 1, is_exact=True)
-    assert Layout.AUTO.searches_in_loop(12_000, 256, is_exact=True)
-    assert not Layout.AUTO.searches_in_loop(100_000, 1, is_exact=True)
-    assert Layout.AUTO.searches_in_loop(1_000_000, 32, is_exact=True)
-    assert Layout.AUTO.searches_in_loop(1_000_000, 1, is_exact=False)
+    def chosen(num_items: int, batch: int, *, is_exact: bool = True, has_graph: bool = True) -> Layout:
+        return Layout.AUTO.choose(num_items, batch, is_exact=is_exact, has_graph=has_graph)
+
+    assert chosen(12_000, 1) is Layout.GRAPH
+    assert chosen(12_000, 1, has_graph=False) is Layout.FUSED
+    assert chosen(12_000, 32) is Layout.FUSED
+    assert chosen(12_000, 256) is Layout.INDEX
+    assert chosen(100_000, 1) is Layout.FUSED
+    assert chosen(1_000_000, 32) is Layout.INDEX
+    assert chosen(1_000_000, 1, is_exact=False) is Layout.INDEX
     assert index_kind_for(200_000) is IndexKind.FLAT
     assert index_kind_for(1_000_000) is IndexKind.IVF_SQ8

@@ -7,12 +7,12 @@ give, written with sorted lists and no cleverness.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, StepOutput, Tokens, check_tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.data.ids import IdMap
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex
@@ -68,7 +68,7 @@ class ToyModel:
         backend = ToyBackend(self, fused=fused)
         index = ItemIndex.build(self.items.astype(np.float32))
         catalogue = self.catalogue(strings=strings)
-        return Recaller(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout)
+        return Recaller(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout, in_graph=backend)
 
 
 def fold(total: np.ndarray) -> np.ndarray:
@@ -77,6 +77,8 @@ def fold(total: np.ndarray) -> np.ndarray:
 
 class ToyBackend:
     """The contract, one request at a time; the cache holds each token's summand."""
+
+    recalls: Mapping[int, int] = {2: 6, 3: 30}
 
     def __init__(self, model: ToyModel, *, fused: Iterable[int]) -> None:
         self.model = model
@@ -113,6 +115,23 @@ class ToyBackend:
                 excluded.add(int(generated[place, step]))
                 sequence.append((generated[place, step], 1))
         return InterestsOutput(interests=interests, generated_rows=generated)
+
+    def recall(self, tokens: Tokens, quotas: np.ndarray) -> RecallOutput:
+        output = self.interests(tokens, quotas.shape[1])
+        self.calls[-1] = f"recall_{quotas.shape[1]}"
+        width = self.recalls[quotas.shape[1]]
+        rows, steps = np.zeros((2, len(tokens), width), dtype=np.int64)
+        scores = np.zeros((len(tokens), width), dtype=np.float32)
+        for place, interests in enumerate(output.interests):
+            excluded = set(tokens.excluded[place].tolist())
+            taken: list[int] = []
+            for step, interest in enumerate(interests):
+                for _ in range(quotas[place, step]):
+                    row = best_row(self.model, interest, excluded | set(taken))
+                    steps[place, len(taken)], scores[place, len(taken)] = step + 1, self.model.items[row] @ interest
+                    taken.append(row)
+            rows[place, : len(taken)] = taken
+        return RecallOutput(rows=rows, scores=scores, steps=steps, generated_rows=output.generated_rows)
 
     def close(self) -> None:
         self.closed = True
