@@ -61,7 +61,7 @@ one thread, by the rows of batch 1 in the same file."""
 
 def index_kind_for(num_items: int) -> IndexKind:
     """How to search a catalogue of this size unless told otherwise."""
-    return IndexKind.IVF_SQ8 if num_items >= APPROXIMATE_FROM else IndexKind.FLAT
+    return IndexKind.IVF_PQ if num_items >= APPROXIMATE_FROM else IndexKind.FLAT
 
 
 def layout_of(name: Layout | str) -> Layout:
