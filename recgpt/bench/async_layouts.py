@@ -1,4 +1,4 @@
-"""The layouts of ``recgpt.bench.layouts`` for one event loop that many requests share."""
+"""The layouts of ``recgpt.bench.layouts`` by the awaiting client, in one event loop that many requests share."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ from recgpt.bench.contenders import TIMEOUT_S
 from recgpt.bench.layouts import CLIENT_INDEX, EMPTY_PYTHON, ENGINE, GRAPH, empty_call
 from recgpt.bench.open_loop import AsyncRecall
 from recgpt.bundle import Bundle
-from recgpt.one_hop.engine_codec import EngineCodec
-from recgpt.one_hop.graph_codec import GraphCodec
-from recgpt.one_hop.plan import Codec
-from recgpt.one_hop.remote import recall_steps
+from recgpt.recall_by import RecallBy
 from recgpt.types import Candidates, RecallRequest
+
+_BY = {CLIENT_INDEX: RecallBy.CLIENT, GRAPH: RecallBy.GRAPH, ENGINE: RecallBy.ENGINE}
 
 
 @asynccontextmanager
@@ -30,9 +29,13 @@ async def open_async_layouts(bundle: Bundle, url: str, *, num_threads: int) -> A
         url: of a server that ``serve_layouts`` started.
         num_threads: of Faiss in this process.
     """
+    layouts: dict[str, AsyncRecall] = {}
     async with AsyncExitStack() as stack:
-        client = AsyncRecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=num_threads)
-        await stack.enter_async_context(client)
+        for name, recall_by in _BY.items():
+            client = AsyncRecallClient(
+                url, bundle=bundle.path, recall_by=recall_by, timeout_s=TIMEOUT_S, num_threads=num_threads
+            )
+            layouts[name] = (await stack.enter_async_context(client)).recall_many
         connection = TritonNetwork().connect_async(url)
         stack.push_async_callback(connection.close)
         manifest = bundle.manifest
@@ -41,19 +44,8 @@ async def open_async_layouts(bundle: Bundle, url: str, *, num_threads: int) -> A
         async def answer(rpc: Ask[Any]) -> Any:
             return await connection.call(rpc, TIMEOUT_S)
 
-        def one_hop(codec: Codec) -> AsyncRecall:
-            async def recall(requests: Sequence[RecallRequest]) -> list[Candidates]:
-                return await drive_async(recall_steps(codec, model.run, requests), answer)
-
-            return recall
-
         async def empty(requests: Sequence[RecallRequest]) -> list[Candidates]:
             await drive_async(model.run(*empty_call(EMPTY_PYTHON, len(requests))), answer)
             return []
 
-        yield {
-            CLIENT_INDEX: client.recall_many,
-            GRAPH: one_hop(GraphCodec.of(bundle)),
-            ENGINE: one_hop(EngineCodec.of(bundle.catalogue())),
-            EMPTY_PYTHON: empty,
-        }
+        yield layouts | {EMPTY_PYTHON: empty}

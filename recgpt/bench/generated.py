@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+import recgpt
 from recgpt.bundle import MANIFEST, Bundle
 from recgpt.config import PAPER_SHAPE
 from recgpt.data.ids import IdMap
@@ -18,6 +20,17 @@ if TYPE_CHECKING:
     from recgpt.model.decoder import Decoder
 
 NUM_INTERESTS = 2
+
+# What decides what an export looks like.
+_CODE = (
+    "graphs/*.py",
+    "model/*.py",
+    "bundle.py",
+    "recall/layout.py",
+    "recall/index_*.py",
+    "bench/catalogues.py",
+    "bench/generated.py",
+)
 
 # Histories that an approximate index is fitted to; as many items as those of the growing catalogues.
 _NUM_EXAMPLES = 64
@@ -29,7 +42,7 @@ def generated_bundle(num_items: int, cache: Path, *, say: Callable[[str], None])
 
     Args:
         num_items: V; a million take some minutes.
-        cache: folder of all of them. To be removed where graphs are written in another way than before.
+        cache: folder of all of them.
         say: told what is made.
     """
     folder = bundle_folder(num_items, cache)
@@ -38,15 +51,20 @@ def generated_bundle(num_items: int, cache: Path, *, say: Callable[[str], None])
 
         say(f"exporting a model of {num_items:,} items to {folder}, once")
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for outdated in cache.glob(f"{num_items}-*"):
+            shutil.rmtree(outdated)
         # A graph of one interest is what the index in the loop asks, step by step.
         export_decoder(grown_decoder(num_items), folder, num_interests=(1, NUM_INTERESTS))
     return Bundle.open(folder)
 
 
 def bundle_folder(num_items: int, cache: Path) -> Path:
-    """Where ``generated_bundle`` keeps an export of the shape and the number of interests that are measured now."""
-    shape = hashlib.sha256(f"{PAPER_SHAPE} {NUM_INTERESTS}".encode()).hexdigest()[:8]
-    return cache / f"{num_items}-{shape}"
+    """Where ``generated_bundle`` keeps what is exported of the model that is measured now by the code as it is now."""
+    package = Path(recgpt.__file__).parent
+    described = hashlib.sha256(f"{PAPER_SHAPE} {NUM_INTERESTS}".encode())
+    for path in sorted(path for pattern in _CODE for path in package.glob(pattern)):
+        described.update(path.read_bytes())
+    return cache / f"{num_items}-{described.hexdigest()[:12]}"
 
 
 def export_decoder(decoder: Decoder, folder: Path, *, num_interests: Sequence[int]) -> Bundle:
