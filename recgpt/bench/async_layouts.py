@@ -32,8 +32,10 @@ async def open_async_layouts(bundle: Bundle, url: str, *, num_threads: int) -> A
     layouts: dict[str, AsyncRecall] = {}
     async with AsyncExitStack() as stack:
         for name, recall_by in _BY.items():
+            # Faiss is searched in the client of one layout only, and the others refuse to be told of threads.
+            threads = num_threads if recall_by is RecallBy.CLIENT else None
             client = AsyncRecallClient(
-                url, bundle=bundle.path, recall_by=recall_by, timeout_s=TIMEOUT_S, num_threads=num_threads
+                url, bundle=bundle.path, recall_by=recall_by, timeout_s=TIMEOUT_S, num_threads=threads
             )
             layouts[name] = (await stack.enter_async_context(client)).recall_many
         connection = TritonNetwork().connect_async(url)
