@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def serving_load(result: Result, folder: Path) -> Section:
             markdown_table(_BARS, bar_cells(result.method["bars"])),
             markdown_table(_HIGHEST, highest_cells(result.method["highest"])),
             markdown_table(("items", "layout", *STAGES), stage_cells(result.method["highest"])),
-            *(facts_table(rows) for rows in by_mode.values()),
+            *(facts_table([_without_percentiles(row) for row in rows]) for rows in by_mode.values()),
         ),
         not_helped=tuple(slow),
     )
@@ -155,6 +156,12 @@ def _panels(result: Result) -> list[Panel]:
         series["limit"] = [(rates[0], LIMIT_MS), (rates[-1], LIMIT_MS)]
         panels.append(Panel(title=f"{num_items:,} items", series=series))
     return panels
+
+
+def _without_percentiles(row: Row) -> Row:
+    """A table of rows has columns of its own for them."""
+    own = {f"{name}_ms" for name in row.latency_ms}
+    return replace(row, facts={name: value for name, value in row.facts.items() if name not in own})
 
 
 def _modes(rows: Sequence[Row]) -> list[Fact]:
