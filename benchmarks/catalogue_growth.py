@@ -35,9 +35,9 @@ are not to be found again. Item vectors are a seeded mixture about as hard to se
 the histories' items. fused graph: the graph looks through the catalogue for the item that is fed back, and all searches
 follow. one graph: it makes the lists and merges them as well; not measured where its scores take more than 256 MB.
 index in the loop: interest, search, interest, search. exact: all items in 8 bits, those in doubt in float32.
-hnsw, ivf, ivf_sq8: candidates by Faiss, exact scores; effort fitted on other requests to find 97%. ann_recall_at_100:
-share of the exact 100 best for the interests of this row's requests. identical_lists: share of requests with the
-reference's list in its order; the reference is the fused graph with exact search.
+hnsw, ivf, ivf_sq8, ivf_pq: candidates by Faiss, exact scores; effort fitted on other requests to find 97%.
+ann_recall_at_100: share of the exact 100 best for the interests of this row's requests. identical_lists: share of
+requests with the reference's list in its order; the reference is the fused graph with exact search.
 """
 
 

@@ -15,6 +15,7 @@ _EXTRAS = {
     "grpc": ("client",),
     "lightning": ("train",),
     "matplotlib": ("bench",),
+    "mlperf_loadgen": ("bench",),
     "onnx": ("export",),
     "onnx_ir": ("export",),
     "onnxruntime": ("cpu", "gpu"),

@@ -13,7 +13,7 @@ from typing import Any
 CHECKOUT = Path(__file__).resolve().parents[2]
 PACKAGES = (
     "recgpt", "numpy", "torch", "onnx", "onnxruntime", "onnxruntime-gpu", "faiss-cpu", "faiss-gpu", "tritonclient",
-    "nvidia-pytriton",
+    "nvidia-pytriton", "mlcommons-loadgen",
 )  # fmt: skip
 
 

@@ -82,14 +82,9 @@ class Grown:
     @staticmethod
     def make(num_items: int, folder: Path) -> Grown:
         """Draws the vectors, and exports the graphs unless those of this model are in the folder already."""
-        config = PAPER_SHAPE
-        vectors = item_vectors(num_items, config.hidden_size)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            decoder = Decoder(config, num_items=num_items, num_users=1).eval()
-        with torch.no_grad():
-            decoder.item_embedding.weight[1:] = torch.from_numpy(vectors)
-        model = hashlib.sha256(f"{config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
+        decoder = grown_decoder(num_items)
+        vectors: Float32Array = decoder.item_embedding.weight[1:].detach().numpy()
+        model = hashlib.sha256(f"{decoder.config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
         files = {}
         graphs: tuple[Graph, ...] = (
             Interests(decoder, 1),
@@ -117,6 +112,17 @@ class Grown:
         lengths = generator.integers(3, 31, number)
         histories = [generator.integers(1, self.spec.num_items + 1, length).tolist() for length in lengths]
         return [RecallRequest(history=history, k=FOUND, quotas=(90, 10)) for history in histories]
+
+
+def grown_decoder(num_items: int) -> Decoder:
+    """A decoder of the paper's shape: generated item vectors, one user, all other weights random; always the same."""
+    vectors = item_vectors(num_items, PAPER_SHAPE.hidden_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        decoder = Decoder(PAPER_SHAPE, num_items=num_items, num_users=1).eval()
+    with torch.no_grad():
+        decoder.item_embedding.weight[1:] = torch.from_numpy(vectors)
+    return decoder
 
 
 def refusal(num_items: int) -> str | None:

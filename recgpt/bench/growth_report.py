@@ -18,7 +18,7 @@ from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.layout import Layout
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
-_PALETTE = ("#222222", "#CC79A7", "#0072B2", "#E69F00", "#D55E00", "#009E73")
+_PALETTE = ("#222222", "#CC79A7", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#56B4E9")
 _COLOURS = dict(zip((way.name for way in WAYS), _PALETTE, strict=True))
 _LOOP = Way(Layout.INDEX, IndexKind.FLAT)
 

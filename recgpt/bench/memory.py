@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from recgpt.backends.onnxruntime import CPU, OnnxRuntimeBackend
+from recgpt.bench.generated import export_decoder
 from recgpt.bundle import Bundle
 from recgpt.errors import DependencyError
 from recgpt.extras import require
@@ -58,25 +57,12 @@ def random_bundle(folder: Path, *, num_items: int) -> Bundle:
     import torch
 
     from recgpt.config import PAPER_SHAPE
-    from recgpt.data.ids import IdMap
-    from recgpt.graphs.export import ONNX, export_bundle
-    from recgpt.model.checkpoint import Checkpoint
     from recgpt.model.decoder import Decoder
-    from recgpt.training_state import PRETRAINED, TrainingState
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         decoder = Decoder(PAPER_SHAPE, num_items=num_items, num_users=1).eval()
-    checkpoint = Checkpoint(
-        decoder=decoder,
-        item_ids=IdMap(range(1, num_items + 1)),
-        user_ids=IdMap([1]),
-        popularity=np.concatenate([[0], np.ones(num_items, dtype=np.int64)]),
-        training=TrainingState(stage=PRETRAINED, num_prompts=0, num_epochs=0, seed=0, data="random"),
-        examples=((1, np.arange(1, 10)),),
-    )
-    export_bundle(checkpoint, folder, ONNX, num_interests=(2,), say=lambda line: None)
-    return Bundle.open(folder)
+    return export_decoder(decoder, folder, num_interests=(2,))
 
 
 def _recall_in_stages(bundle: Bundle, *, shares: bool) -> dict[str, int]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recgpt.bench.load_report import serving_load
 from recgpt.bench.peers_report import peers
 from recgpt.bench.report_sections import (
     Render,
@@ -38,7 +39,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     "precision": ("benchmarks/precision.py", any_result),
     "kv_cache": ("benchmarks/kv_cache.py", kv_cache),
     "serving_layouts": ("benchmarks/serving_layouts.py", any_result),
-    "serving_load": ("benchmarks/serving_load.py", any_result),
+    "serving_load": ("benchmarks/serving_load.py", serving_load),
 }
 """By the name of the result, in the order of the report."""
 

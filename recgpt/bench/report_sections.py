@@ -56,7 +56,7 @@ def any_result(result: Result, folder: Path) -> Section:
         title=result.method["title"],
         result=result,
         plots=tuple(plots),
-        tables=(_facts_table(result.rows),),
+        tables=(facts_table(result.rows),),
         not_helped=tuple(result.method.get("did_not_help", ())),
     )
 
@@ -73,7 +73,7 @@ def recall_latency(result: Result, folder: Path) -> Section:
     plot_bars(panels, rates, title=f"{result.method['title']}: throughput", xlabel="requests/s")
     calls = [row for rows in groups.values() for row in rows]
     loads = [row for row in result.rows if not row.stages_ns]
-    tables = [_facts_table(rows) for rows in (calls, loads) if rows]
+    tables = [facts_table(rows) for rows in (calls, loads) if rows]
     slower = [
         f"{row.name}, {batch_title(int(row.facts['batch'] or 0))}: {significant(float(row.facts['ratio_to_eager']))} "
         f"times as fast as PyTorch."
@@ -124,7 +124,7 @@ def interests_latency(result: Result, folder: Path) -> Section:
         title=result.method["title"],
         result=result,
         plots=(by_history, by_number, ratios),
-        tables=(table, _facts_table(result.rows)),
+        tables=(table, facts_table(result.rows)),
         not_helped=(*worse, *not_measured(result)),
     )
 
@@ -159,7 +159,7 @@ def kv_cache(result: Result, folder: Path) -> Section:
         title=result.method["title"],
         result=result,
         plots=(steps, sizes),
-        tables=(_facts_table(result.rows),),
+        tables=(facts_table(result.rows),),
         not_helped=tuple(
             f"A KV cache for {task} in batches of {batch}, at {', '.join(f'{number:g}' for number in ratios)}: "
             f"{', '.join(f'{ratio:.2f}' for ratio in ratios.values())} times as fast as recomputing."
@@ -195,7 +195,7 @@ def mixed_lengths(result: Result, folder: Path) -> Section:
         title=result.method["title"],
         result=result,
         plots=(target,),
-        tables=tuple(_facts_table(rows) for rows in (calls, loads) if rows),
+        tables=tuple(facts_table(rows) for rows in (calls, loads) if rows),
         not_helped=tuple(slower),
     )
 
@@ -210,7 +210,7 @@ def concurrency(result: Result, folder: Path) -> Section:
     plot_lines(panels, target, title=result.method["title"], xlabel="client threads", ylabel="requests/s", is_log=False)
     memory = markdown_table(MEMORY_HEADING, memory_rows(result))
     return Section(
-        title=result.method["title"], result=result, plots=(target,), tables=(_facts_table(result.rows), memory)
+        title=result.method["title"], result=result, plots=(target,), tables=(facts_table(result.rows), memory)
     )
 
 
@@ -223,7 +223,7 @@ def _with_one_floor(rows: Iterable[Row]) -> list[Row]:
     ]
 
 
-def _facts_table(rows: Sequence[Row]) -> str:
+def facts_table(rows: Sequence[Row]) -> str:
     """All facts that exist, percentiles, and medians of stages."""
     names = list(dict.fromkeys(key for row in rows for key, value in row.facts.items() if value is not None))
     stages = list(dict.fromkeys(stage for row in rows for stage in row.stages_ns))

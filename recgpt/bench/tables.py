@@ -14,12 +14,12 @@ from recgpt.bench.stages import STAGES
 def show_recall_latency(result: Result, console: Console) -> None:
     """One table a batch size, stages down and contenders across; then what many clients at once saw."""
     for batch, rows in result.calls_by_batch().items():
-        _print_whole(_latency_table(batch, rows), console)
+        print_whole(_latency_table(batch, rows), console)
     if load := [row for row in result.rows if not row.stages_ns]:
         console.print(_load_table(load))
 
 
-def _print_whole(table: Table, console: Console) -> None:
+def print_whole(table: Table, console: Console) -> None:
     """Prints a table no column of which is cut, though it be wider than the terminal; an empty line behind it."""
     widest = console.measure(table, options=console.options.update(width=1000)).maximum
     wide = console if widest <= console.width else Console(file=console.file, width=widest)
@@ -133,7 +133,7 @@ def show_serving_layouts(result: Result, console: Console) -> None:
                 _or_dash(facts["identical_lists"], ".1%"),
                 _or_dash(joined, ".1f"),
             )
-        _print_whole(table, console)
+        print_whole(table, console)
 
 
 MEMORY = ("start", "libraries", "index", "graphs", "recall", "peak")
@@ -205,7 +205,7 @@ def show_peers(result: Result, console: Console) -> None:
         times = (_or_dash(row.facts[name], ".2f") for name in ratios)
         same = _or_dash(row.facts["identical_lists"], ".1%")
         table.add_row(str(row.facts["batch"]), row.name, *medians, total, throughput, *times, same)
-    _print_whole(table, console)
+    print_whole(table, console)
     for name, reason in result.method["missing"].items():
         console.print(f"{name} was not measured: {reason}", markup=False)
 

@@ -155,7 +155,7 @@ def export_bundle(
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
         index = ItemIndex.build(matrix)
         index.save(folder / INDEX)
-        kind = index_kind or index_kind_for(index.num_items)
+        kind = index_kind or index_kind_for(index.num_items, index.size)
         if kind is not IndexKind.FLAT:
             say(f"building an approximate index, {kind}")
             queries = _example_interests(checkpoint, catalogue, reference, max(num_interests))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from recgpt.extras import require
-from recgpt.recall.index_ann import CANDIDATES_PER_FOUND, Neighbours
+from recgpt.recall.index_ann import Neighbours
 from recgpt.recall.index_filter import MAX_SCORED, Find, Found, score_each, selected, sifted
 from recgpt.recall.index_gpu import MAX_FETCH, GpuSearcher
 from recgpt.recall.index_memory import read_flat
@@ -203,7 +203,7 @@ class ItemIndex:
         """Exact scores of candidates; a query for which there are too few is searched exactly."""
         self._set_threads(len(queries))
         num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
-        number = min(CANDIDATES_PER_FOUND * k + num_excluded, neighbours.num_items)
+        number = min(neighbours.candidates_per_found * k + num_excluded, neighbours.num_items)
         positions = self._positions.take(neighbours.candidates(queries, number) + 1, mode="clip")
         is_open = (positions < self.num_items) & ~in_same_row(self._rows.take(positions, mode="clip"), excluded)
         is_short = is_open.sum(axis=1) < k

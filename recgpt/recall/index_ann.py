@@ -3,6 +3,7 @@
     hnsw      a graph of near items, over vectors in 8 bits
     ivf       lists by cell, vectors in float32
     ivf_sq8   lists by cell, vectors in 8 bits
+    ivf_pq    lists by cell, vectors in 4 bits for each two numbers, looked up in a core's registers
 
 What they name is scored exactly elsewhere, so codes in 8 bits cost candidates, not scores. How far a search goes is its
 effort: candidates kept on the way for hnsw, cells looked into for the others. Knows vectors and positions only.
@@ -32,10 +33,12 @@ class IndexKind(StrEnum):
     HNSW = "hnsw"
     IVF = "ivf"
     IVF_SQ8 = "ivf_sq8"
+    IVF_PQ = "ivf_pq"
 
 
-CANDIDATES_PER_FOUND = 2
-"""How many to ask for: scores in 8 bits put the last ones of exactly k in a wrong order."""
+# How many to ask for: scores in 8 bits put the last ones of exactly k in a wrong order, those in 4 bits many more.
+_CANDIDATES_PER_FOUND, _CANDIDATES_PER_FOUND_PQ = 2, 32
+_PQ_NUMBERS, _PQ_BITS = 2, 4
 
 # What Faiss asks for at least to train a cell, and what it is given where there are more items.
 _LEAST_PER_CELL, _TRAINING_PER_CELL = 39, 64
@@ -65,7 +68,7 @@ class Neighbours:
             seed: of what is drawn to train on.
 
         Raises:
-            ConfigError: a flat index names no candidates.
+            ConfigError: a flat index names no candidates; or vectors of an odd width, for ``ivf_pq``.
         """
         if kind is IndexKind.FLAT:
             raise ConfigError("a flat index is searched as it is; expected one of the approximate kinds")
@@ -95,6 +98,12 @@ class Neighbours:
     def num_items(self) -> int:
         """How many vectors it holds."""
         return int(self._index.ntotal)
+
+    @property
+    def candidates_per_found(self) -> int:
+        """How many candidates to ask for, for each item that is wanted."""
+        is_pq = isinstance(self._index, self._faiss.IndexIVFPQFastScan)
+        return _CANDIDATES_PER_FOUND_PQ if is_pq else _CANDIDATES_PER_FOUND
 
     @property
     def max_effort(self) -> int:
@@ -139,6 +148,12 @@ def _untrained(kind: IndexKind, num_items: int, size: int) -> Any:
     centroids = faiss.IndexFlatIP(size)
     if kind is IndexKind.IVF:
         index = faiss.IndexIVFFlat(centroids, size, num_cells(num_items), product)
+    elif kind is IndexKind.IVF_PQ:
+        if size % _PQ_NUMBERS:
+            raise ConfigError(f"vectors of width {size}: {kind} wants an even one; choose another index")
+        parts = size // _PQ_NUMBERS
+        index = faiss.IndexIVFPQFastScan(centroids, size, num_cells(num_items), parts, _PQ_BITS, product)
+        index.by_residual = True  # what a vector differs by from its cell's centre takes fewer bits
     else:
         index = faiss.IndexIVFScalarQuantizer(centroids, size, num_cells(num_items), code, product, False)
     index.own_fields = True

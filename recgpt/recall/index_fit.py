@@ -6,7 +6,7 @@ from typing import Any
 
 from recgpt.metrics import ann_recall_at_k
 from recgpt.recall.index import ItemIndex
-from recgpt.recall.index_ann import CANDIDATES_PER_FOUND, IndexKind, Neighbours
+from recgpt.recall.index_ann import IndexKind, Neighbours
 from recgpt.types import Float32Array
 
 # Above the 0.95 that is promised, since other queries than those at hand are served.
@@ -26,14 +26,14 @@ def fit_neighbours(
         min_recall: of the exact answers' 100 best.
 
     Returns:
-        The index, and what to say of it: kind, parameters, effort, and the share of the k best among 2 k candidates.
+        The index, and what to say of it: kind, parameters, effort, and the share of the k best among the candidates.
     """
     k = min(FOUND, exact.num_items)
     neighbours = Neighbours.build(kind, exact.vectors())
     expected, _ = exact.search(queries, k)
     while True:
         # Not by a search, which makes up for too few candidates at the price of an exact one.
-        named = neighbours.candidates(queries, min(CANDIDATES_PER_FOUND * k, exact.num_items)) + 1
+        named = neighbours.candidates(queries, min(neighbours.candidates_per_found * k, exact.num_items)) + 1
         recall = ann_recall_at_k(named, expected)
         if recall >= min_recall or neighbours.effort >= neighbours.max_effort:
             break

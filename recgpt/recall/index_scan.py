@@ -13,6 +13,7 @@ integer product is the fastest at hand. Knows vectors and positions; nothing of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,12 @@ _MAX_DOUBT = 16
 # Below all products of bytes that fit, and so is a margin below the best of them.
 _EXCLUDED = -(2**30)
 _MAX_MARGIN = 2**29
+
+# Pairs that are gathered and sorted at once; of more, or more for each query, each query's are taken by themselves.
+_GATHERED, _GATHERED_PER_QUERY = 1500, 32
+
+# A query's pairs are cut before they are sorted where they are more than this many times what is wanted.
+_SORTED_PER_FOUND = 4
 
 
 class ItemScan:
@@ -112,11 +119,30 @@ def best_of_pairs(
     Returns:
         positions (N, k) int64 and scores (N, k) float32, best first, the lower position first among equals.
     """
-    scores = np.einsum("nd,nd->n", queries.take(query, axis=0), vectors.take(position, axis=0))
     counts = np.bincount(query, minlength=len(queries))
+    if len(position) > max(_GATHERED, _GATHERED_PER_QUERY * len(queries)):
+        return _best_of_lists(vectors, queries, k, np.split(position, np.cumsum(counts)[:-1]))
+    scores = np.einsum("nd,nd->n", queries.take(query, axis=0), vectors.take(position, axis=0))
     firsts = np.cumsum(counts) - counts
     best = np.lexsort((position, -scores, query))[firsts[:, None] + np.arange(k)]
     return position[best], scores[best]
+
+
+def _best_of_lists(
+    vectors: Float32Array, queries: Float32Array, k: int, lists: Sequence[Int64Array]
+) -> tuple[Int64Array, Float32Array]:
+    """The same query by query, so that what one looks at stays in a core's cache."""
+    positions = np.empty((len(queries), k), dtype=np.int64)
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    for number, mine in enumerate(lists):
+        # The same sums as above to the last bit; a matrix product may give equal vectors different ones.
+        own = np.einsum("nd,d->n", vectors.take(mine, axis=0), queries[number])
+        if len(mine) > _SORTED_PER_FOUND * k:
+            among = np.flatnonzero(own >= np.partition(own, len(mine) - k)[len(mine) - k])
+            mine, own = mine[among], own[among]
+        best = np.lexsort((mine, -own))[:k]
+        positions[number], scores[number] = mine[best], own[best]
+    return positions, scores
 
 
 def _norms(vectors: Float32Array) -> Float32Array:

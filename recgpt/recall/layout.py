@@ -59,9 +59,11 @@ APPROXIMATE_FROM = 500_000
 one thread, by the rows of batch 1 in the same file."""
 
 
-def index_kind_for(num_items: int) -> IndexKind:
-    """How to search a catalogue of this size unless told otherwise."""
-    return IndexKind.IVF_SQ8 if num_items >= APPROXIMATE_FROM else IndexKind.FLAT
+def index_kind_for(num_items: int, size: int) -> IndexKind:
+    """How to search so many items of width ``size`` unless told otherwise."""
+    if num_items < APPROXIMATE_FROM:
+        return IndexKind.FLAT
+    return IndexKind.IVF_SQ8 if size % 2 else IndexKind.IVF_PQ
 
 
 def layout_of(name: Layout | str) -> Layout:

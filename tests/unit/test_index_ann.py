@@ -117,6 +117,11 @@ def test_fitting_says_what_was_built_and_what_it_finds(exact: ItemIndex, queries
     assert facts["ann_recall_at_k"] == pytest.approx(ann_recall_at_k(found, exact.search(queries, 100)[0]), abs=0.01)
 
 
+def test_vectors_of_an_odd_width_are_refused_in_pairs(vectors: np.ndarray) -> None:
+    with pytest.raises(ConfigError, match="even"):
+        Neighbours.build(IndexKind.IVF_PQ, np.ascontiguousarray(vectors[:, :23]))
+
+
 def test_foreign_files_and_flat_kinds_are_refused(vectors: np.ndarray, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="flat"):
         Neighbours.build(IndexKind.FLAT, vectors)

@@ -8,7 +8,7 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from recgpt.recall.index import ItemIndex
-from recgpt.recall.index_scan import ItemScan
+from recgpt.recall.index_scan import ItemScan, best_of_pairs
 from recgpt.recall.onnx_bytes import Node, Tensor, write_graph
 
 # Enough of both for the index to scan: 20 queries x 5,000 items.
@@ -138,3 +138,19 @@ def test_the_file_of_an_index_is_the_same_with_and_without_a_scan(tmp_path: Path
     vectors = unit_vectors(NUM_ITEMS)
     ItemIndex.build(with_padding(vectors)).save(tmp_path / "index")
     np.testing.assert_array_equal(ItemIndex.load(tmp_path / "index").vectors(), vectors)
+
+
+@pytest.mark.parametrize(("num_queries", "num_pairs", "k"), [(3, 40, 10), (40, 50, 50), (5, 900, 10)])
+def test_the_best_of_pairs_are_each_querys_own(num_queries: int, num_pairs: int, k: int) -> None:
+    rng = np.random.default_rng(num_pairs)
+    # Whole numbers, so that sums are exact in any order and many scores are equal.
+    vectors = rng.integers(-2, 3, (1000, 8)).astype(np.float32)
+    queries = rng.integers(-2, 3, (num_queries, 8)).astype(np.float32)
+    lists = [rng.choice(1000, num_pairs, replace=False) for _ in range(num_queries)]
+    positions, scores = best_of_pairs(
+        vectors, queries, k, np.repeat(np.arange(num_queries), num_pairs), np.concatenate(lists)
+    )
+    for number, mine in enumerate(lists):
+        expected = sorted(mine.tolist(), key=lambda position: (-float(vectors[position] @ queries[number]), position))
+        assert positions[number].tolist() == expected[:k]
+        assert scores[number].tolist() == [float(vectors[position] @ queries[number]) for position in expected[:k]]

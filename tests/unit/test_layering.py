@@ -71,6 +71,7 @@ HOMES = {
     "faiss": ("recgpt.recall.index", "recgpt.bench"),
     "pytriton": ("recgpt.serving",),
     "matplotlib": ("recgpt.bench",),
+    "mlperf_loadgen": ("recgpt.bench.loadgen",),
     "pyarrow": ("recgpt.data",),
     "scipy": ("recgpt.bench",),
 }  # fmt: skip

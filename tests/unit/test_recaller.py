@@ -527,5 +527,6 @@ def test_auto_takes_what_was_measured_to_be_faster() -> None:
     assert chosen(100_000, 1) is Layout.FUSED
     assert chosen(1_000_000, 32) is Layout.INDEX
     assert chosen(1_000_000, 1, is_exact=False) is Layout.INDEX
-    assert index_kind_for(200_000) is IndexKind.FLAT
-    assert index_kind_for(1_000_000) is IndexKind.IVF_SQ8
+    assert index_kind_for(200_000, 64) is IndexKind.FLAT
+    assert index_kind_for(1_000_000, 64) is IndexKind.IVF_PQ
+    assert index_kind_for(1_000_000, 63) is IndexKind.IVF_SQ8

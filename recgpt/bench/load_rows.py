@@ -1,0 +1,215 @@
+"""Rows of the load benchmark: what two accounts of each request and the server's own say together; and the bars."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+
+from recgpt.backends.triton_rpc import ModelStatistics
+from recgpt.bench.layouts import ENGINE
+from recgpt.bench.load import NS_PER_S
+from recgpt.bench.open_loop import Asked, Run
+from recgpt.bench.results import Fact, Row
+from recgpt.bench.timing import NS_PER_MS, percentiles_ms
+from recgpt.types import ItemId
+
+SERVER, OFFLINE, ONE, ALONE = "server", "offline", "one request", "generator alone"
+"""Modes of rows: LoadGen's two scenarios, single calls in turn, and LoadGen with nobody behind it."""
+
+LIMIT_MS = 50.0
+STAGES = ("generator", "client", "search", "network", "queue", "compute")
+
+# Latencies of a run that go into the JSON; hundreds of thousands would make megabytes.
+NUM_KEPT = 1000
+
+Lists = Sequence[tuple[ItemId, ...]]
+"""What is recalled for each request alone, by its place."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Used:
+    """Seconds of processor time that a run took."""
+
+    client_s: float
+    server_s: float
+
+
+def kept(samples_ns: Sequence[int], number: int = NUM_KEPT) -> tuple[int, ...]:
+    """At most ``number`` of the samples, ascending, evenly spaced by rank, the least and the greatest among them."""
+    ordered = sorted(samples_ns)
+    if len(ordered) <= number:
+        return tuple(ordered)
+    ranks = np.rint(np.linspace(0, len(ordered) - 1, number)).astype(int)
+    return tuple(ordered[rank] for rank in ranks)
+
+
+def load_row(
+    name: str,
+    facts: Mapping[str, Fact],
+    run: Run,
+    *,
+    server: ModelStatistics | None,
+    used: Used,
+    expected: Lists | None,
+    alone: Lists | None,
+) -> Row:
+    """One run of the Server or the Offline scenario.
+
+    Args:
+        name: of the layout.
+        facts: the setting.
+        run: all its requests.
+        server: what the model on the server counted for it; None if there was none.
+        used: what it took.
+        expected: the lists of the engine in process; None if nothing is recalled.
+        alone: the lists of this layout, asked for one request at a time.
+    """
+    latencies = [answered.latency_ns for answered in run.answered]
+    number = len(latencies)
+    is_server = facts["mode"] != OFFLINE
+    found: dict[str, Fact] = {
+        **facts,
+        "num_requests": number,
+        "num_failed": sum(asked.error is not None for asked in run.asked),
+        "throughput": None if is_server else number / (max(latencies) / NS_PER_S),
+        "identical_lists": _share_equal(run.asked, expected),
+        "own_lists": _share_equal(run.asked, alone),
+        **{f"{percentile}_ms": value for percentile, value in percentiles_ms(latencies).items()},
+        **{f"{stage}_ms": mean for stage, mean in (stage_means(run, server) if is_server else {}).items()},
+        "rows_a_run": None if server is None else server.num_inferences / max(server.num_executions, 1),
+        "client_cpu_ms": used.client_s * 1e3 / number,
+        "server_cpu_ms": used.server_s * 1e3 / number,
+    }
+    return Row(name=name, facts=found, samples_ns=kept(latencies))
+
+
+def stage_means(run: Run, server: ModelStatistics | None) -> dict[str, float]:
+    """Mean milliseconds of a request by stage, of a run of single requests.
+
+    They sum to its mean latency but for the microseconds that LoadGen takes to note an answer.
+
+    ``generator``: until the client began with it, since the clock was late or the event loop busy with others;
+    ``client``: ids to rows and rows to ids; ``search``: of the index in the client; ``queue`` and ``compute`` by the
+    server's account; ``network``: the rest of the round trip, gRPC on both sides and its wait for the event loop.
+    """
+    late = fmean(answered.late_ns for answered in run.answered) + fmean(asked.wait_ns for asked in run.asked)
+    recall = fmean(asked.recall_ns for asked in run.asked)
+    if server is None:
+        return {"generator": late / NS_PER_MS, "client": recall / NS_PER_MS}
+    timings = [asked.answer.timings for asked in run.asked if asked.answer is not None]
+    search = fmean(timing.search_ns for timing in timings) if timings else 0.0
+    # Where nothing is recalled, the call is the round trip.
+    round_trip = fmean(timing.interests_ns for timing in timings) if timings else recall
+    queue = server.queue_ns / server.num_inferences
+    compute = (server.compute_input_ns + server.compute_infer_ns) / server.num_inferences
+    means = (late, recall - round_trip - search, search, round_trip - queue - compute, queue, compute)
+    return {stage: mean / NS_PER_MS for stage, mean in zip(STAGES, means, strict=True)}
+
+
+def meets(row: Row, *, limit_ms: float = LIMIT_MS) -> bool:
+    """Whether p99 of all requests of a run is within the limit, and none failed."""
+    return row.facts["num_failed"] == 0 and float(row.facts["p99_ms"] or 0) <= limit_ms
+
+
+def group_cpu_s(pid: int) -> float:
+    """Seconds of processor time of all processes of the process group ``pid`` so far; 0 where /proc is missing."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        # Fields 5, 14 and 15 of proc(5), counted from 1; the first two are cut off.
+        if int(fields[2]) == pid:
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """What is to be reached.
+
+    Attributes:
+        text: for people.
+        num_items: of the catalogue.
+        rate: requests a second; None for a bar on one request at a time.
+        percentile: of the latency.
+        limit_ms: that it may be.
+        layout: the only one that counts; None for the best.
+    """
+
+    text: str
+    num_items: int
+    rate: float | None
+    percentile: str
+    limit_ms: float
+    layout: str | None = None
+
+
+BARS = (
+    Bar(text="1,000 requests/s", num_items=10_000, rate=1000, percentile="p99", limit_ms=LIMIT_MS),
+    Bar(text="500 requests/s", num_items=100_000, rate=500, percentile="p99", limit_ms=LIMIT_MS),
+    Bar(
+        text="200 requests/s, index in the loop",
+        num_items=1_000_000,
+        rate=200,
+        percentile="p90",
+        limit_ms=LIMIT_MS,
+        layout=ENGINE,
+    ),
+    Bar(
+        text="one request over the engine in process",
+        num_items=10_000,
+        rate=None,
+        percentile="p50",
+        limit_ms=0.8,
+        layout=ENGINE,
+    ),
+)
+
+
+def judge(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[dict[str, Fact]]:
+    """Each bar that was measured, with the least latency that was found for it, and by which layout."""
+    found: list[dict[str, Fact]] = []
+    for bar in bars:
+        tried = [
+            (reached, row.name)
+            for row in rows
+            if bar.layout in (None, row.name) and (reached := _reached(row, bar)) is not None
+        ]
+        if tried:
+            reached_ms, layout = min(tried)
+            found.append(
+                {
+                    "bar": bar.text,
+                    "num_items": bar.num_items,
+                    "limit": f"{bar.percentile} <= {bar.limit_ms:g} ms",
+                    "layout": layout,
+                    "reached_ms": reached_ms,
+                    "is_met": int(reached_ms <= bar.limit_ms),
+                }
+            )
+    return found
+
+
+def _reached(row: Row, bar: Bar) -> float | None:
+    """What a row reached of a bar, in milliseconds; None if it says nothing about it."""
+    facts = row.facts
+    if facts.get("num_items") != bar.num_items:
+        return None
+    if bar.rate is None:
+        return None if facts["mode"] != ONE else float(facts["overhead_ms"] or 0)
+    if facts["mode"] != SERVER or facts["rate"] != bar.rate or facts["num_failed"]:
+        return None
+    return float(facts[f"{bar.percentile}_ms"] or 0)
+
+
+def _share_equal(asked: Sequence[Asked], expected: Lists | None) -> float | None:
+    if expected is None:
+        return None
+    return fmean(one.answer is not None and one.answer.item_ids == expected[one.place] for one in asked)
