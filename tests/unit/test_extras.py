@@ -81,7 +81,12 @@ def test_every_extra_that_is_named_exists() -> None:
 
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     brought = project["optional-dependencies"]
-    distributions = {"pytriton": "nvidia-pytriton", "faiss": "faiss-", "grpc": "grpcio"}
+    distributions = {
+        "pytriton": "nvidia-pytriton",
+        "faiss": "faiss-",
+        "grpc": "grpcio",
+        "mlperf_loadgen": "mlcommons-loadgen",
+    }
     for module, names in extras._EXTRAS.items():
         for name in names:
             wanted = distributions.get(module, module)
