@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.growth import REFERENCE, WAYS, Grown, Indexes, open_way, refusal
+from recgpt.bench.growth import REFERENCE, WAYS, Fitted, Grown, Indexes, open_way, refusal
 from recgpt.bench.growth_report import crossover, plot_growth, show_growth
 from recgpt.bench.results import Result, Row
 from recgpt.bench.stages import time_recall
@@ -89,8 +89,9 @@ def catalogue_growth(
             task = progress.add_task(f"{num_items:,} items", total=len(plan.num_threads) * _calls(plan))
             done = partial(progress.update, task, advance=1, refresh=True)
             grown = Grown.make(num_items, cache)
+            fitted: dict[IndexKind, Fitted] = {}
             for num_threads in plan.num_threads:
-                rows += _measure(grown, plan, num_threads, done)
+                rows += _measure(Indexes(grown, num_threads, fitted), plan, done)
     method: dict[str, Any] = {
         "title": "Two-step recall of 100 items as the catalogue grows",
         "text": " ".join(METHOD.split()),
@@ -109,8 +110,8 @@ def _calls(plan: Plan) -> int:
     return sum(plan.num_rounds) + plan.num_warmup * len(plan.num_rounds)
 
 
-def _measure(grown: Grown, plan: Plan, num_threads: int, done: Callable[[], None]) -> Iterator[Row]:
-    indexes = Indexes(grown, num_threads)
+def _measure(indexes: Indexes, plan: Plan, done: Callable[[], None]) -> Iterator[Row]:
+    grown, num_threads = indexes.grown, indexes.num_threads
     chosen = [way for way in WAYS if way.kind in plan.kinds]
     with ExitStack() as stack:
         ways = {way: stack.enter_context(open_way(way, grown, indexes)) for way in chosen}
@@ -128,6 +129,7 @@ def _measure(grown: Grown, plan: Plan, num_threads: int, done: Callable[[], None
                 return time_recall(recaller, given[number])
 
             cases = {way.name: partial(call, recaller) for way, recaller in fitting.items()}
+            found = indexes.recalls({way.kind for way in fitting}, some)
             samples = interleave(cases, num_rounds=num_rounds, num_warmup=plan.num_warmup, done=done)
             medians = {name: median(sample.total_ns for sample in taken) for name, taken in samples.items()}
             for way in fitting:
@@ -137,13 +139,13 @@ def _measure(grown: Grown, plan: Plan, num_threads: int, done: Callable[[], None
                     "num_items": grown.spec.num_items,
                     "num_threads": num_threads,
                     "batch": batch,
-                    "ann_recall_at_100": indexes.recall(way.kind, some),
+                    "ann_recall_at_100": found[way.kind],
                     "identical_lists": float(
                         np.mean([a == b for a, b in zip(lists[way], lists[REFERENCE], strict=True)])
                     ),
                     "ratio_to_reference": medians[REFERENCE.name] / medians[way.name],
-                    "effort": indexes.facts.get(way.kind, {}).get("effort"),
-                    "build_s": indexes.facts.get(way.kind, {}).get("build_s"),
+                    "effort": indexes.facts(way.kind).get("effort"),
+                    "build_s": indexes.facts(way.kind).get("build_s"),
                 }
                 yield Row.of(way.name, facts, samples[way.name])
 

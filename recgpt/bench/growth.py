@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,16 @@ from recgpt.model.decoder import Decoder
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import batch_tokens, encode_request
 from recgpt.recall.index import ItemIndex, vectors_digest
-from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.index_ann import IndexKind, Neighbours
 from recgpt.recall.index_fit import FOUND, fit_neighbours
 from recgpt.recall.layout import Layout
 from recgpt.recall.padded import pad_rows
 from recgpt.recall.recaller import Recaller
 from recgpt.signature import GraphSpec, interests_spec, recall_spec
-from recgpt.types import Float32Array, RecallRequest
+from recgpt.types import Float32Array, Int64Array, RecallRequest
+
+Fitted = tuple[Neighbours, dict[str, Any]]
+"""An approximate index, and what it says of itself."""
 
 NUM_INTERESTS = 2
 FIT_QUERIES = 128
@@ -133,47 +136,53 @@ def refusal(num_items: int) -> str | None:
     return None
 
 
-@dataclass
 class Indexes:
-    """The indexes of one catalogue, each built once and shared by all ways that search it.
+    """The indexes of one catalogue at some number of threads.
 
-    Attributes:
-        facts: what each approximate index says of itself, ``build_s`` among it.
+    Args:
+        grown: the catalogue.
+        num_threads: of one search.
+        fitted: approximate indexes, and what each says of itself, ``build_s`` among it; those that are missing are
+            built when they are asked for, and put here.
     """
 
-    grown: Grown
-    num_threads: int
-    facts: dict[IndexKind, dict[str, Any]] = field(default_factory=dict)
-    _built: dict[IndexKind, ItemIndex] = field(default_factory=dict)
+    def __init__(self, grown: Grown, num_threads: int, fitted: dict[IndexKind, Fitted]) -> None:
+        self.grown = grown
+        self.num_threads = num_threads
+        self._fitted = fitted
+        self._backend = SessionBackend(grown, Layout.FUSED, num_threads=num_threads)
+        padding = np.zeros((1, grown.spec.hidden_size), dtype=np.float32)
+        self._flat = ItemIndex.build(np.concatenate([padding, grown.vectors]), num_threads=num_threads)
 
     def __getitem__(self, kind: IndexKind) -> ItemIndex:
-        if kind not in self._built:
-            self._built[kind] = self._build(kind)
-        return self._built[kind]
+        return self._flat if kind is IndexKind.FLAT else self._flat.approximate(self._fit(kind)[0])
 
-    def recall(self, kind: IndexKind, requests: Sequence[RecallRequest]) -> float:
+    def facts(self, kind: IndexKind) -> dict[str, Any]:
+        """What an index says of itself; nothing where it is exact."""
+        return {} if kind is IndexKind.FLAT else self._fit(kind)[1]
+
+    def recalls(self, kinds: Iterable[IndexKind], requests: Sequence[RecallRequest]) -> dict[IndexKind, float]:
         """``ann_recall_at_k`` at 100 for the interests of requests, their histories excluded."""
         queries, excluded = self._queries(requests)
-        expected, _ = self[IndexKind.FLAT].search(queries, FOUND, excluded=excluded)
-        return ann_recall_at_k(self[kind].search(queries, FOUND, excluded=excluded)[0], expected)
+        expected, _ = self._flat.search(queries, FOUND, excluded=excluded)
+        return {
+            kind: ann_recall_at_k(self[kind].search(queries, FOUND, excluded=excluded)[0], expected) for kind in kinds
+        }
 
-    def _build(self, kind: IndexKind) -> ItemIndex:
-        if kind is IndexKind.FLAT:
-            padding = np.zeros((1, self.grown.spec.hidden_size), dtype=np.float32)
-            return ItemIndex.build(np.concatenate([padding, self.grown.vectors]), num_threads=self.num_threads)
-        started = time.perf_counter()
-        queries, _ = self._queries(self.grown.requests(FIT_QUERIES // NUM_INTERESTS, seed=1))
-        neighbours, facts = fit_neighbours(self[IndexKind.FLAT], kind, queries)
-        self.facts[kind] = facts | {"build_s": time.perf_counter() - started}
-        return self[IndexKind.FLAT].approximate(neighbours)
+    def _fit(self, kind: IndexKind) -> Fitted:
+        if kind not in self._fitted:
+            started = time.perf_counter()
+            queries, _ = self._queries(self.grown.requests(FIT_QUERIES // NUM_INTERESTS, seed=1))
+            neighbours, facts = fit_neighbours(self._flat, kind, queries)
+            self._fitted[kind] = neighbours, facts | {"build_s": time.perf_counter() - started}
+        return self._fitted[kind]
 
-    def _queries(self, requests: Sequence[RecallRequest]) -> tuple[Float32Array, Any]:
+    def _queries(self, requests: Sequence[RecallRequest]) -> tuple[Float32Array, Int64Array]:
         """Interests (N J, D), and the rows (N J, E) of each one's history."""
         spec = self.grown.spec
         encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
-        backend = SessionBackend(self.grown, Layout.FUSED, num_threads=self.num_threads)
-        interests = backend.interests(tokens, NUM_INTERESTS).interests
+        interests = self._backend.interests(tokens, NUM_INTERESTS).interests
         excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
         return interests.reshape(-1, spec.hidden_size), excluded
 

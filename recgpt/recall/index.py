@@ -5,7 +5,6 @@ Knows rows and vectors; nothing of users, quotas or ids. On a GPU if there is on
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recgpt.extras import require
-from recgpt.recall.index_ann import Neighbours
+from recgpt.recall.index_ann import Neighbours, openmp_threads
 from recgpt.recall.index_filter import MAX_SCORED, Find, Found, score_each, selected, sifted
 from recgpt.recall.index_gpu import MAX_FETCH, GpuSearcher
 from recgpt.recall.index_memory import read_flat
@@ -64,7 +63,8 @@ class ItemIndex:
         # One behind the last stands for rows that are not in the index, 0 for none among them.
         self._positions = np.full(self._rows.max(initial=0) + 2, index.ntotal, dtype=np.int64)
         self._positions[self._rows] = np.arange(index.ntotal)
-        self._num_threads = _openmp_threads() if num_threads is None else num_threads
+        offered = openmp_threads()
+        self._num_threads = offered if num_threads is None else num_threads
         self._item_matrix: Float32Array | None = None
         self._gpu: GpuSearcher | None = None
         self._neighbours = neighbours
@@ -204,7 +204,7 @@ class ItemIndex:
         self._set_threads(len(queries))
         num_excluded = int(np.count_nonzero(excluded, axis=1).max(initial=0))
         number = min(neighbours.candidates_per_found * k + num_excluded, neighbours.num_items)
-        positions = self._positions.take(neighbours.candidates(queries, number) + 1, mode="clip")
+        positions = np.sort(self._positions.take(neighbours.candidates(queries, number) + 1, mode="clip"), axis=1)
         is_open = (positions < self.num_items) & ~in_same_row(self._rows.take(positions, mode="clip"), excluded)
         is_short = is_open.sum(axis=1) < k
         rows = np.empty((len(queries), k), dtype=np.int64)
@@ -280,12 +280,6 @@ def _reordered(rows: Int64Array, scores: Float32Array, order: Int64Array) -> tup
     """Both (N, K) by the columns of order (N, K or fewer)."""
     queries = np.arange(len(rows))[:, None]
     return rows[queries, order], scores[queries, order]
-
-
-@functools.cache
-def _openmp_threads() -> int:
-    """Threads OpenMP was told to use before any search here set its own number."""
-    return int(require("faiss").omp_get_max_threads())
 
 
 def vectors_digest(vectors: Float32Array) -> str:

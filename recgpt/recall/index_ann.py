@@ -14,6 +14,7 @@ vectors draw to few cells, and it takes more effort to find as much.
 
 from __future__ import annotations
 
+import functools
 import math
 from enum import StrEnum
 from pathlib import Path
@@ -72,6 +73,8 @@ class Neighbours:
         """
         if kind is IndexKind.FLAT:
             raise ConfigError("a flat index is searched as it is; expected one of the approximate kinds")
+        # A search leaves its own number behind.
+        require("faiss").omp_set_num_threads(openmp_threads())
         index = _untrained(kind, *vectors.shape)
         num_training = min(len(vectors), _TRAINING_PER_CELL * max(1, num_cells(len(vectors))))
         index.train(vectors[np.sort(np.random.default_rng(seed).permutation(len(vectors))[:num_training])])
@@ -159,3 +162,9 @@ def _untrained(kind: IndexKind, num_items: int, size: int) -> Any:
     index.own_fields = True
     centroids.this.disown()
     return index
+
+
+@functools.cache
+def openmp_threads() -> int:
+    """Threads that OpenMP was told to use before any search set its own number; indexes ask when they are made."""
+    return int(require("faiss").omp_get_max_threads())

@@ -146,7 +146,7 @@ def test_the_best_of_pairs_are_each_querys_own(num_queries: int, num_pairs: int,
     # Whole numbers, so that sums are exact in any order and many scores are equal.
     vectors = rng.integers(-2, 3, (1000, 8)).astype(np.float32)
     queries = rng.integers(-2, 3, (num_queries, 8)).astype(np.float32)
-    lists = [rng.choice(1000, num_pairs, replace=False) for _ in range(num_queries)]
+    lists = [np.sort(rng.choice(1000, num_pairs, replace=False)) for _ in range(num_queries)]
     positions, scores = best_of_pairs(
         vectors, queries, k, np.repeat(np.arange(num_queries), num_pairs), np.concatenate(lists)
     )
