@@ -15,7 +15,7 @@ from recgpt.graphs.modules import SCORE_BLOCK
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
 
-NUM_CANDIDATES = 16
+NUM_CANDIDATES = 8
 ZERO = 64
 """Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
 
