@@ -39,6 +39,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     "precision": ("benchmarks/precision.py", any_result),
     "kv_cache": ("benchmarks/kv_cache.py", kv_cache),
     "serving_layouts": ("benchmarks/serving_layouts.py", any_result),
+    "queue_bounds": ("benchmarks/queue_bounds.py", any_result),
     "serving_load": ("benchmarks/serving_load.py", serving_load),
 }
 """By the name of the result, in the order of the report."""
