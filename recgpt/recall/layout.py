@@ -46,11 +46,11 @@ class Layout(StrEnum):
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
 
 
-GRAPH_UP_TO, GRAPH_BELOW = 1, 50_000
-"""One graph is the fastest for so many requests over fewer items than these, by the rows of batch 1 in
-benchmarks/results/catalogue_growth.json; on larger batches the index's search is."""
+GRAPH_UP_TO, GRAPH_BELOW = 1, 30_000
+"""One graph is the fastest for so many requests over fewer items than these: for lists of a hundred by the rows of
+benchmarks/results/catalogue_growth.json; for lists of ten by those of peers.json, where it is not on larger batches."""
 
-CROSSOVER: tuple[tuple[int, int], ...] = ((0, 256), (50_000, 32), (500_000, 8))
+CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 8))
 """From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of
 benchmarks/results/catalogue_growth.json says from which measured sizes; these lie between them."""
 
