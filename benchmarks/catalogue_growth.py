@@ -101,7 +101,7 @@ def catalogue_growth(
     }
     result = Result(name="catalogue_growth", environment=environment, method=method, rows=tuple(rows))
     result.save(out)
-    plot_growth(out, out.with_suffix(".png"))
+    plot_growth(result, out.with_suffix(".png"))
     show_growth(result, console)
     console.print(f"wrote {out} and {out.with_suffix('.png')}", markup=False, soft_wrap=True)
 

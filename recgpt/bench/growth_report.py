@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from recgpt.bench.growth import REFERENCE, WAYS, Way
 from recgpt.bench.plots import FAINT, INK, save_figure
+from recgpt.bench.report_sections import Section, facts_table, not_measured
 from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import significant
 from recgpt.recall.index_ann import IndexKind
@@ -65,38 +67,54 @@ def show_growth(result: Result, console: Console) -> None:
         console.print(f"{cell['num_items']:,} items: the loop is faster from batches of {cell['least_batch']} on")
 
 
-def plot_growth(source: Path, target: Path) -> None:
-    """Draws median and p90 over the number of items, one panel a batch size and number of threads.
+def growth(result: Result, folder: Path) -> Section:
+    """The section of the report."""
+    target = folder / f"{result.name}.png"
+    plot_growth(result, target)
+    return Section(
+        title=result.method["title"],
+        result=result,
+        plots=(target,),
+        tables=(facts_table(result.rows),),
+        not_helped=tuple(not_measured(result)),
+    )
+
+
+def plot_growth(result: Result, target: Path) -> None:
+    """Draws median and p90 over the number of items: a column for each batch size, a row for each number of threads.
 
     Args:
-        source: JSON of ``benchmarks/catalogue_growth.py``.
+        result: of ``benchmarks/catalogue_growth.py``.
         target: PNG to write.
     """
-    result = Result.load(source)
-    panels: dict[tuple[int, int], list[Row]] = {}
-    for row in result.rows:
-        panels.setdefault((int(row.facts["batch"] or 0), int(row.facts["num_threads"] or 0)), []).append(row)
-    figure = Figure(figsize=(4.2 * len(panels) + 0.6, 4.6), dpi=150, layout="constrained")
+    batches, threads = (sorted({int(row.facts[fact] or 0) for row in result.rows}) for fact in ("batch", "num_threads"))
+    figure = Figure(figsize=(3.4 * len(batches) + 0.8, 3.2 * len(threads) + 1.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, ((batch, threads), rows) in zip(
-        figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
-    ):
-        for way in WAYS:
-            mine = [row for row in rows if row.name == way.name]
-            if not mine:
-                continue
-            sizes = [int(row.facts["num_items"] or 0) for row in mine]
-            for percentile, style in (("p50", "-"), ("p90", ":")):
-                values = [row.latency_ms[percentile] for row in mine]
-                label = way.name if percentile == "p50" else None
-                axes.plot(sizes, values, style, color=_COLOURS[way.name], marker="o", markersize=4, label=label)
-        axes.set(xscale="log", yscale="log")
-        axes.set_title(f"batch {batch}, {threads} thread{'s' if threads > 1 else ''}", color=INK, fontsize=11)
+    grid = figure.subplots(len(threads), len(batches), squeeze=False, sharex=True)
+    for number, line in zip(threads, grid, strict=True):
+        for batch, axes in zip(batches, line, strict=True):
+            rows = [row for row in result.rows if (row.facts["batch"], row.facts["num_threads"]) == (batch, number)]
+            _draw(axes, rows)
+            axes.set_title(f"batch {batch}, {number} thread{'s' if number > 1 else ''}", color=INK, fontsize=11)
+        line[0].set_ylabel("ms: median, and p90 dotted", color=FAINT, fontsize=9)
+    for axes in grid[-1]:
         axes.set_xlabel("items", color=FAINT, fontsize=9)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.tick_params(colors=FAINT, labelsize=9)
-    figure.axes[0].set_ylabel("ms: median, and p90 dotted", color=FAINT, fontsize=9)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(result.method["title"], color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, target)
+
+
+def _draw(axes: Axes, rows: Sequence[Row]) -> None:
+    for way in WAYS:
+        mine = [row for row in rows if row.name == way.name]
+        if not mine:
+            continue
+        sizes = [int(row.facts["num_items"] or 0) for row in mine]
+        for percentile, style in (("p50", "-"), ("p90", ":")):
+            values = [row.latency_ms[percentile] for row in mine]
+            label = way.name if percentile == "p50" else None
+            axes.plot(sizes, values, style, color=_COLOURS[way.name], marker="o", markersize=4, label=label)
+    axes.set(xscale="log", yscale="log")
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.tick_params(colors=FAINT, labelsize=9)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recgpt.bench.growth_report import growth
 from recgpt.bench.load_report import serving_load
 from recgpt.bench.peers_report import peers
 from recgpt.bench.report_sections import (
@@ -33,7 +34,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
     "peers": ("benchmarks/peers.py", peers),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
-    "catalogue_growth": ("benchmarks/catalogue_growth.py", any_result),
+    "catalogue_growth": ("benchmarks/catalogue_growth.py", growth),
     "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),
     "concurrency": ("benchmarks/concurrency.py", concurrency),
     "precision": ("benchmarks/precision.py", any_result),
