@@ -11,7 +11,7 @@ from statistics import fmean
 import numpy as np
 
 from recgpt.backends.triton_rpc import ModelStatistics
-from recgpt.bench.layouts import ENGINE
+from recgpt.bench.layouts import EMPTY_PYTHON, ENGINE
 from recgpt.bench.load import NS_PER_S
 from recgpt.bench.open_loop import Asked, Run
 from recgpt.bench.results import Fact, Row
@@ -180,7 +180,9 @@ def judge(rows: Sequence[Row], bars: Sequence[Bar] = BARS) -> list[dict[str, Fac
         tried = [
             (reached, row.name)
             for row in rows
-            if bar.layout in (None, row.name) and (reached := _reached(row, bar)) is not None
+            if bar.layout in (None, row.name)
+            and row.name != EMPTY_PYTHON
+            and (reached := _reached(row, bar)) is not None
         ]
         if tried:
             reached_ms, layout = min(tried)
