@@ -8,6 +8,9 @@
 What they name is scored exactly elsewhere, so codes in 8 bits cost candidates, not scores. How far a search goes is its
 effort: candidates kept on the way for hnsw, cells looked into for the others. Knows vectors and positions only.
 
+Tables of ivf_pq are rounded for a batch together, so which candidates it names for a query may differ a little
+with the other queries.
+
 Cells are made by inner products with centroids: for unit vectors these are the nearest ones. Where lengths differ, long
 vectors draw to few cells, and it takes more effort to find as much.
 """
