@@ -27,7 +27,7 @@ def growth_result() -> Result:
         for name, scale, recall in (("exact", 10, 1.0), ("HNSW", 1, 0.9512345))
     ]
     return Result(
-        name="catalogue_growth",
+        name="precision",
         environment={"cpu": "a processor", "num_cores": 2, "commit": "0123456789abcdef"},
         method={
             "title": "Growth of the catalogue",
@@ -43,21 +43,21 @@ def growth_result() -> Result:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
-    growth_result().save(tmp_path / "results" / "catalogue_growth.json")
+    growth_result().save(tmp_path / "results" / "precision.json")
     return tmp_path / "results"
 
 
 def test_a_result_nobody_foresaw_becomes_a_table_and_a_plot_over_the_catalogue(results, tmp_path):
     written = write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
-    assert written.found == ("catalogue_growth",)
+    assert written.found == ("precision",)
     assert "## Growth of the catalogue" in text
     assert "a processor, 2 cores; 3 thread(s); 2026-01-02; commit 0123456789ab." in text
     # Medians: 1,000,000 x 10 ns and 20 ns more is 10.0 ms.
     assert "| exact | 1,000,000 | 1 | 1.00 | 10.0 |" in text
     assert "| HNSW | 10,000 | 1 | 0.95 |" in text
-    assert "![catalogue_growth](results/catalogue_growth.png)" in text
-    assert (results / "catalogue_growth.png").read_bytes().startswith(PNG_SIGNATURE)
+    assert "![precision](results/precision.png)" in text
+    assert (results / "precision.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
 def test_what_did_not_help_is_listed_with_its_number(results, tmp_path):
@@ -69,7 +69,7 @@ def test_what_did_not_help_is_listed_with_its_number(results, tmp_path):
 def test_what_is_missing_names_the_script_that_makes_it(results, tmp_path):
     written = write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
-    assert set(written.missing) == set(SECTIONS) - {"catalogue_growth"}
+    assert set(written.missing) == set(SECTIONS) - {"precision"}
     for name, script in written.missing.items():
         assert f"- `{name}`: run `python {script}`" in text
 
@@ -79,7 +79,7 @@ def test_without_a_gpu_it_says_not_measured_and_with_one_it_shows_that(results, 
     assert "# On a GPU\n\nnot measured\n" in (tmp_path / "performance.md").read_text()
     (results / "gpu").mkdir()
     environment = {**growth_result().environment, "cpu": "host of a GPU"}
-    replace(growth_result(), environment=environment).save(results / "gpu" / "catalogue_growth.json")
+    replace(growth_result(), environment=environment).save(results / "gpu" / "precision.json")
     write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
     assert "not measured\n" not in text
