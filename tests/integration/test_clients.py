@@ -188,21 +188,27 @@ def test_a_hedge_beats_a_slow_server_whose_call_is_cancelled(
 ) -> None:
     expected = engine.recall_many([TWO])
     policy = CallPolicy(hedge_after_s=0.02)
-    for _ in range(6):  # the slow one is asked first about every second time
+    deadline = time.monotonic() + WAIT_S
+    hedged: list[CallReport] = []
+    while not hedged and time.monotonic() < deadline:  # the slow one is asked first about every second time
         found = anywhere([TWO], urls=[A, B], policy=policy, between=setting(servers[A], delay_s=WAIT_S))
         servers[A].delay_s = 0.0
         assert_same(found, expected)
-    hedged = [report for report in anywhere.reports if len(report.attempts) == 2]
+        # On a busy machine the fast one may be hedged as well.
+        hedged = [
+            report for report in anywhere.reports if (A, "first") in {(one.url, one.kind) for one in report.attempts}
+        ]
     assert hedged
     for report in hedged:
         assert {(one.url, one.kind, one.outcome) for one in report.attempts} == {
             (A, "first", "cancelled"),
             (B, "hedge", "ok"),
         }
-    deadline = time.monotonic() + WAIT_S
-    while servers[A].num_cancelled < len(hedged) and time.monotonic() < deadline:
+    attempts = [one for report in anywhere.reports for one in report.attempts]
+    num_cancelled = sum((one.url, one.outcome) == (A, "cancelled") for one in attempts)
+    while servers[A].num_cancelled < num_cancelled and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert servers[A].num_cancelled == len(hedged)
+    assert servers[A].num_cancelled == num_cancelled
 
 
 # The ladder
