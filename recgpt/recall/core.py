@@ -185,7 +185,7 @@ class RecallCore:
 
     def _chosen_layout(self, requests: list[EncodedRequest], group: _Group) -> Layout:
         """Searches that are confined to some rows are a matter of each request, so they follow all interests."""
-        if any(self._among(request) is not None for request in requests):
+        if any(_is_confined(request) for request in requests):
             return Layout.FUSED
         most = self._recalls.get(group.num_interests, 0)
         has_graph = group.merge == "quotas" and max(sum(request.quotas) for request in requests) <= most
@@ -216,7 +216,7 @@ class RecallCore:
 
     def _among(self, request: EncodedRequest) -> Int64Array | None:
         """The rows that a request's search has to be confined to; None if it may look at all."""
-        if request.allowed is not None or len(request.excluded) <= _MAX_SKIPPED:
+        if request.allowed is not None or not _is_confined(request):
             return request.allowed
         return np.setdiff1d(self.index.rows, list(request.excluded), assume_unique=True)
 
@@ -237,6 +237,10 @@ class _Group(NamedTuple):
             return cls(0, 0, "")
         depth = num_to_search(request.quotas, merge=request.merge) + len(request.excluded)
         return cls(len(request.quotas), max(depth, _MIN_DEPTH).bit_length(), request.merge)
+
+
+def _is_confined(request: EncodedRequest) -> bool:
+    return request.allowed is not None or len(request.excluded) > _MAX_SKIPPED
 
 
 def _depth(requests: Iterable[EncodedRequest]) -> int:
