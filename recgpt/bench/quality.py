@@ -153,15 +153,17 @@ def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> d
         for stage, measured in found.items():
             measured.add(system, _ranks(checkpoint, split, quotas, stage))
 
+    members = []
     for seed in seeds:
         tuned, pretrained = runs.tuned(seed, runs.recipe.num_prompts), runs.pretrained(seed)
+        members.append(tuned)
         add(RECGPT, tuned, TWO_STEPS)
         add(RECGPT_1, tuned, ONE_STEP)
         add(NO_PROMPTS, runs.tuned(seed, 0), ONE_STEP)
         add(PRETRAIN, pretrained, ONE_STEP)
         add(VARIANT_1, pretrained, TWO_STEPS)
-    if len(seeds) > 1:
-        add(ENSEMBLE, ensemble([runs.tuned(seed, runs.recipe.num_prompts) for seed in seeds]), TWO_STEPS)
+    if len(members) > 1:
+        add(ENSEMBLE, ensemble(members), TWO_STEPS)
     baseline = runs.sasrec_bce(seeds[0])
     add(BCE, baseline, ONE_STEP)
     recaller = eager_recaller(baseline)
