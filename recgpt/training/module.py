@@ -38,6 +38,8 @@ class StageModule(pl.LightningModule):
 
     def __init__(self, decoder: Decoder, stage: StageConfig, *, quotas: tuple[int, ...], seed: int) -> None:
         super().__init__()
+        # Where all users count as the shared one, their table would cost a dense gradient of zeros in each step.
+        decoder.user_embedding.requires_grad_(stage.user_dropout < 1.0)
         self.decoder = decoder
         self.stage = stage
         self.quotas = quotas
@@ -71,9 +73,8 @@ class StageModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam, with the learning rate constant (as in the paper) or falling with every step."""
-        optimizer = torch.optim.Adam(
-            self.decoder.parameters(), lr=self.stage.learning_rate, weight_decay=self.stage.weight_decay
-        )
+        trained = [parameter for parameter in self.decoder.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.Adam(trained, lr=self.stage.learning_rate, weight_decay=self.stage.weight_decay)
         if self.stage.schedule == "constant":
             return optimizer
         num_steps = int(self.trainer.estimated_stepping_batches)

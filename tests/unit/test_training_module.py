@@ -62,12 +62,24 @@ def test_users_are_dropped_with_the_probability_given():
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
-@pytest.mark.parametrize(("user_dropout", "trained_rows"), [(0.0, {1, 2, 3, 4, 5}), (1.0, set())])
-def test_user_dropout_decides_whether_users_own_vectors_learn(loss, user_dropout, trained_rows):
-    module = make_module(user_dropout=user_dropout, loss=loss)
+def test_users_own_vectors_learn_without_user_dropout(loss):
+    module = make_module(user_dropout=0.0, loss=loss)
     module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
     gradient = module.decoder.user_embedding.weight.grad
-    assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) - {SHARED_USER_ROW} == trained_rows
+    assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) - {SHARED_USER_ROW} == {1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+def test_no_gradient_is_made_for_users_when_all_count_as_the_shared_one(loss):
+    module = make_module(user_dropout=1.0, loss=loss)
+    module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
+    assert module.decoder.user_embedding.weight.grad is None
+
+
+def test_a_stage_without_users_vectors_does_not_keep_the_next_from_training_them():
+    module = make_module(user_dropout=1.0)
+    later = StageModule(module.decoder, StageConfig(user_dropout=0.5), quotas=(9, 1), seed=0)
+    assert later.decoder.user_embedding.weight.requires_grad
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
