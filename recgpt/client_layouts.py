@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from recgpt.asking import Steps, lowered
@@ -186,14 +186,24 @@ def served_model(bundle: Bundle) -> TritonModel:
     return TritonModel(manifest.model, fused=manifest.num_interests, version=str(manifest.model_version))
 
 
-def served_check(bundle: Bundle, url: str) -> Steps[None]:
-    """The calls by which a server is known to serve a bundle's model.
+def served_check(bundle: Bundle, url: str, *, recall_by: Collection[RecallBy]) -> Steps[None]:
+    """The calls by which a server is known to serve a bundle to clients of several kinds, without opening its index.
+
+    Args:
+        bundle: that it should serve.
+        url: of the server, for messages.
+        recall_by: what clients may ask of it.
 
     Raises:
         ServerError: it does not serve it, or is not ready.
         BundleMismatchError: it answers the bundle's test request otherwise than the exported model did.
+        BundleError: the bundle cannot be recalled from in one of these ways.
     """
-    return _check(served_model(bundle), bundle.catalogue(), bundle, url)
+    if RecallBy.CLIENT in recall_by:
+        yield from _check(served_model(bundle), bundle.catalogue(), bundle, url)
+    for kind in (RecallBy.GRAPH, RecallBy.ENGINE):
+        if kind in recall_by:
+            yield from _OneHop(bundle, kind).check(url)
 
 
 def _check(model: TritonModel, catalogue: Catalogue, bundle: Bundle, url: str) -> Steps[None]:

@@ -20,6 +20,8 @@ from recgpt.bundle_items import check_new_items, write_with_items
 from recgpt.bundle_store import BundleStore
 from recgpt.client_layouts import served_check
 from recgpt.errors import BundleError, ConfigError, RecGPTError, ServerError
+from recgpt.one_hop.engine_codec import MODEL
+from recgpt.recall_by import RecallBy
 from recgpt.serving.control import ModelControl
 from recgpt.serving.engine_files import EngineFiles, tell_deleted
 from recgpt.serving.repository import add_version, all_versions, held_versions, hold_versions, remove_versions
@@ -166,12 +168,13 @@ class Publisher:
                 self._say(f"loading version {model_version} at {url}")
                 with ModelControl(url, network=self._network) as control:
                     control.load(all_versions(repository))
-                self._check_served(bundle, url)
+                self._check_served(bundle, repository, url)
 
-    def _check_served(self, bundle: Bundle, url: str) -> None:
+    def _check_served(self, bundle: Bundle, repository: Path, url: str) -> None:
         connection = (self._network or TritonNetwork()).connect(url)
         try:
-            drive(served_check(bundle, url), lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
+            check = served_check(bundle, url, recall_by=_kinds_served(bundle, repository))
+            drive(check, lambda rpc: connection.call(rpc, CHECK_TIMEOUT_S))
         finally:
             connection.close()
 
@@ -231,6 +234,16 @@ class Publisher:
 def _add(repository: Path, bundle: Bundle) -> None:
     graphs = {**bundle.graphs(), **bundle.recall_graphs()}
     add_version(repository, graphs, bundle.manifest.model_version, engine=EngineFiles.of(bundle))
+
+
+def _kinds_served(bundle: Bundle, repository: Path) -> list[RecallBy]:
+    """What clients can ask of a repository that holds this bundle."""
+    manifest, kinds = bundle.manifest, [RecallBy.CLIENT]
+    if manifest.recalled and manifest.recalls and not manifest.num_added_items:
+        kinds.append(RecallBy.GRAPH)
+    if manifest.recalled and manifest.version in all_versions(repository).get(MODEL, []):
+        kinds.append(RecallBy.ENGINE)
+    return kinds
 
 
 def _served_as(manifest: Manifest) -> set[int]:

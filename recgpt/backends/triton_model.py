@@ -15,7 +15,7 @@ from recgpt.backends.graph_calls import graph_answer, graph_run
 from recgpt.backends.lengths import ladder
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton_rpc import Infer, MaxBatchSize, ModelReady, ReadyModels, ServerReady
-from recgpt.errors import ModelUnavailableError, ServerError, ServerUnavailableError
+from recgpt.errors import ModelUnavailableError, ServerError
 from recgpt.signature import DECODE, PREFILL, GraphSpec, TensorSpec, interests_spec, recall_spec
 
 Calls = Generator[Ask[Any], Any, Any]
@@ -79,8 +79,9 @@ class TritonModel:
         """The calls that ask a server for every model that may be needed, in the version that is needed.
 
         Raises:
-            ServerUnavailableError: the server is not ready.
-            ModelUnavailableError: it does not serve a model, or not in this version; says what it has.
+            ServerUnavailableError: no server answers, or it has not started yet.
+            ModelUnavailableError: it does not serve a model, or not in this version; says what it has. A server that
+                is not ready for the sake of other models, or while it unloads some, can be asked for these.
         """
         names = [PREFILL.name, DECODE.name, *(interests_spec(number).name for number in sorted(self._fused))]
         names += [recall_spec(number).name for number in sorted(self._recalls)]
@@ -92,13 +93,15 @@ class TritonModel:
         for name in names:
             if not (yield from ModelReady(name, self._version)):
                 missing.append(name)
-        if missing:
-            raise ModelUnavailableError(
-                f"the server at {url} does not serve {', '.join(missing)} in version {self._version}; it has "
-                f"{(yield from _served())}; serve the triton_models/ of this export, or use the bundle that is served"
-            )
+        if not missing:
+            return
+        advice = "serve the triton_models/ of this export, or use the bundle that is served"
         if not (yield from ServerReady()):
-            raise ServerUnavailableError(f"the server at {url} is not ready; wait, or see its log")
+            advice = "it is not ready: wait, or see its log"
+        raise ModelUnavailableError(
+            f"the server at {url} does not serve {', '.join(missing)} in version {self._version}; it has "
+            f"{(yield from _served())}; {advice}"
+        )
 
     def _widened(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         """Pads history, cache and exclusions with zeros to the next width of the ladder; new tokens are all real."""

@@ -13,7 +13,7 @@ from tiny_model import Export, bundle_copy, random_requests
 from recgpt import RecallClient
 from recgpt.bundle import Bundle
 from recgpt.engine import Engine
-from recgpt.errors import ModelUnavailableError, ServerRefusedError
+from recgpt.errors import BundleMismatchError, ModelUnavailableError, ServerRefusedError
 from recgpt.publishing import Publisher
 from recgpt.serving.repository import all_versions, write_repository
 from recgpt.serving.server import TritonServer
@@ -100,6 +100,25 @@ def test_a_server_of_another_repository_stops_the_switch(
     version = Bundle.open(export.bundle).manifest.version
     assert Bundle.open(folder / "bundles").manifest.version == version
     assert all_versions(folder / "elsewhere").get("prefill", []) in ([], [version])
+
+
+@pytest.mark.parametrize(("later", "recalls"), [(1, (2,)), (2, ())], ids=["recall_2", "recall_engine"])
+def test_a_server_that_recalls_other_items_stops_the_switch(
+    world: tuple[Path, TritonServer], other_bundle: Path, tmp_path: Path, later: int, recalls: tuple[int, ...]
+) -> None:
+    manifest = Bundle.open(other_bundle).manifest
+    another = bundle_copy(
+        other_bundle,
+        tmp_path / "bundle",
+        version=manifest.version + later,
+        recalled={row: score / 2 for row, score in manifest.recalled.items()},
+        recalls=recalls,
+    )
+    folder, _ = world
+    before = Bundle.open(folder / "bundles").manifest, all_versions(folder / "models")
+    with pytest.raises(BundleMismatchError, match="its scores are off by"):
+        publisher_of(world).publish(another)
+    assert (Bundle.open(folder / "bundles").manifest, all_versions(folder / "models")) == before
 
 
 def test_publishing_and_going_back_under_load_fails_and_mixes_nothing(
