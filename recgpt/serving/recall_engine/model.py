@@ -7,6 +7,7 @@ Runs inside the server's Python, in which this package has to be installed, and 
 
 from __future__ import annotations
 
+import gc
 import json
 import warnings
 from pathlib import Path
@@ -36,6 +37,9 @@ class TritonPythonModel:
         num_threads = int(parameters["num_threads"]["string_value"])
         self._engine = Engine.load(folder, num_threads=num_threads, follow_s=FOLLOW_S)
         self._codec = EngineCodec.of(self._engine.catalogue)
+        # What is loaded stays; looking through it for garbage, time and again, would hold up requests.
+        gc.collect()
+        gc.freeze()
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answers all requests that were waiting, in order, whatever their shapes, by one recall."""
