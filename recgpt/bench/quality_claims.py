@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from recgpt.bench.quality_tables import Report, number
+from recgpt.bench.quality_tables import NO_PROMPTS, PRETRAIN, RECGPT, RECGPT_1, VARIANT_1, Report, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,18 @@ class Claim:
 
 
 CLAIMS = (
-    Claim(text="two steps beat one", system="recgpt", baseline="recgpt_1"),
-    Claim(text="prompts beat tuning without", system="recgpt_1", baseline="no_prompt_finetune"),
-    Claim(text="tuning beats pre-training alone", system="no_prompt_finetune", baseline="pretrain"),
+    Claim(text="two steps beat one", system=RECGPT, baseline=RECGPT_1),
+    Claim(text="prompts beat tuning without", system=RECGPT_1, baseline=NO_PROMPTS),
+    Claim(text="tuning beats pre-training alone", system=NO_PROMPTS, baseline=PRETRAIN),
     Claim(
         text="two steps hurt a model that was only pre-trained",
-        system="variant_1",
-        baseline="pretrain",
+        system=VARIANT_1,
+        baseline=PRETRAIN,
         is_better=False,
     ),
 )
 
-_SYSTEMS = ("recgpt", "recgpt_1", "no_prompt_finetune", "pretrain", "variant_1")
+_SYSTEMS = (RECGPT, RECGPT_1, NO_PROMPTS, PRETRAIN, VARIANT_1)
 
 # HR@10 of these in Tables 2 and 3 of the paper (arXiv 2404.08675).
 PAPER_HR_10: Mapping[str, Mapping[str, float]] = {

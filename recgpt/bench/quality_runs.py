@@ -8,6 +8,7 @@ from pathlib import Path
 from recgpt.config import StageConfig, TrainingConfig
 from recgpt.data.interactions import Interactions
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint
+from recgpt.training.run_folder import RunFolder
 from recgpt.training.trainer import train
 
 
@@ -49,13 +50,20 @@ class QualityRuns:
         return load_checkpoint(self._pretrained(seed))
 
     def tuned(self, seed: int, num_prompts: int) -> Checkpoint:
-        """After stage 2; the pre-trained model where tuning never was better on validation."""
-        config = dataclasses.replace(self.recipe, seed=seed, num_prompts=num_prompts)
-        return load_checkpoint(self._train(config, f"prompts_{num_prompts}", pretrained=self._pretrained(seed)))
+        """After stage 2, whether it made anything better or not."""
+        return load_checkpoint(RunFolder(self._both_stages(seed, num_prompts).parent).tuned)
+
+    def finished(self, seed: int) -> Checkpoint:
+        """What a user gets of the recipe: the tuned model if it is better on validation, else the pre-trained one."""
+        return load_checkpoint(self._both_stages(seed, self.recipe.num_prompts))
 
     def sasrec_bce(self, seed: int) -> Checkpoint:
         """The baseline."""
         return load_checkpoint(self._train(dataclasses.replace(self.baseline, seed=seed), "sasrec_bce"))
+
+    def _both_stages(self, seed: int, num_prompts: int) -> Path:
+        config = dataclasses.replace(self.recipe, seed=seed, num_prompts=num_prompts)
+        return self._train(config, f"prompts_{num_prompts}", pretrained=self._pretrained(seed))
 
     def _pretrained(self, seed: int) -> Path:
         config = dataclasses.replace(self.recipe, seed=seed, num_prompts=0, tune=StageConfig(max_epochs=0))

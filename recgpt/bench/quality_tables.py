@@ -11,16 +11,21 @@ from rich.table import Table
 Report = Mapping[str, Any]
 
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
+
+RECGPT, RECGPT_1, PRETRAIN, NO_PROMPTS = "recgpt", "recgpt_1", "pretrain", "no_prompt_finetune"
+VARIANT_1, FINISHED, ENSEMBLE, BCE, POP = "variant_1", "finished", "ensemble", "sasrec_bce", "pop"
 NAMES = {
-    "recgpt": "RecGPT, two steps",
-    "ensemble": "an ensemble of these RecGPT, two steps",
-    "recgpt_1": "RecGPT_1, one step",
-    "no_prompt_finetune": "tuned without prompts, one step",
-    "pretrain": "pre-trained, one step",
-    "variant_1": "pre-trained, two steps",
-    "sasrec_bce": "SASRec, binary cross entropy",
-    "pop": "most popular",
+    RECGPT: "RecGPT, two steps",
+    RECGPT_1: "RecGPT_1, one step",
+    NO_PROMPTS: "tuned without prompts, one step",
+    PRETRAIN: "pre-trained, one step",
+    VARIANT_1: "pre-trained, two steps",
+    FINISHED: "the better on validation of tuned and pre-trained, as `recgpt train` leaves it",
+    ENSEMBLE: "an ensemble of these",
+    BCE: "SASRec, binary cross entropy",
+    POP: "most popular",
 }
+"""Of each system in a report, in the order of tables."""
 
 # Table 2 of the paper (arXiv 2404.08675): hr@5, hr@10, ndcg@5, ndcg@10.
 PAPER: Mapping[str, tuple[float, float, float, float]] = {

@@ -38,7 +38,7 @@ class FitResult:
     """The best weights' record; the weights themselves are in the decoder.
 
     Attributes:
-        num_epochs: after how many epochs of this stage the best weights were reached; 0 = those it began with.
+        num_epochs: after how many epochs of this stage the best weights were reached.
         validation: metric name -> value of the best weights.
     """
 
@@ -55,7 +55,6 @@ def fit_stage(
     quotas: tuple[int, ...],
     seed: int,
     progress: bool,
-    initial: Mapping[str, float] | None = None,
 ) -> FitResult:
     """Trains until validation NDCG@10 stops rising and leaves the best weights in the decoder.
 
@@ -69,17 +68,11 @@ def fit_stage(
         quotas: items of each step of the list that is validated.
         seed: of every random choice.
         progress: show a progress bar, or a line an epoch where the output is no terminal.
-        initial: validation metrics of the weights given, which then count as epoch 0 and are kept if no epoch is
-            better; None if they are not worth keeping.
 
     Raises:
         OutputError: a checkpoint cannot be written.
     """
-    before = {name: tensor.clone() for name, tensor in decoder.state_dict().items()}
-    stopping = _EarlyStopping(NDCG, mode="max", patience=stage.patience)
-    if initial is not None:
-        stopping.best_score = torch.tensor(initial[NDCG])
-    trainer = _trainer(stage, folder, stopping, progress=progress)
+    trainer = _trainer(stage, folder, progress=progress)
     last = folder / "last.ckpt"
     if last.exists() and progress:
         print(f"going on with {last}", flush=True)
@@ -95,9 +88,6 @@ def fit_stage(
             raise KeyboardInterrupt from error
     best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
     decoder.cpu().eval()
-    if initial is not None and best[VALIDATION][NDCG] <= initial[NDCG]:
-        decoder.load_state_dict(before)
-        return FitResult(num_epochs=0, validation=initial)
     module.load_state_dict(best["state_dict"])
     return FitResult(num_epochs=best["epoch"] + 1, validation=best[VALIDATION])
 
@@ -151,9 +141,9 @@ class _Checkpoints(ModelCheckpoint):
         super().load_state_dict({**state_dict, **here})
 
 
-def _trainer(stage: StageConfig, folder: Path, stopping: EarlyStopping, *, progress: bool) -> pl.Trainer:
+def _trainer(stage: StageConfig, folder: Path, *, progress: bool) -> pl.Trainer:
     bar = progress and sys.stdout.isatty()
-    callbacks: list[Callback] = [stopping]
+    callbacks: list[Callback] = [_EarlyStopping(NDCG, mode="max", patience=stage.patience)]
     if progress:
         callbacks.append(TQDMProgressBar(leave=True) if bar else EpochLines(folder.name))
     # In this order: "last" carries the state of "best".

@@ -5,7 +5,8 @@ OUT/
   pretrain/           Lightning's checkpoints of stage 1: last.ckpt to go on from, best.ckpt
   pretrained.pt       the model after stage 1
   tune/               the same of stage 2
-  ckpt.pt             the finished model
+  tuned.pt            the model after stage 2
+  ckpt.pt             the finished model: that of stage 2, or of stage 1 where stage 2 made nothing better
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class RunFolder:
         self.path = path
         self.record = path / "config.json"
         self.pretrained = path / "pretrained.pt"
+        self.tuned = path / "tuned.pt"
         self.final = path / "ckpt.pt"
 
     def stage(self, name: str) -> Path:

@@ -3,12 +3,13 @@
 Each stage keeps the weights with the best validation NDCG@10: of the list that a model of that stage serves by default
 for a history, out of the whole catalogue with seen items left out. After pre-training this is one step, after
 prompt-tuning two. The history is a plain one; for a model tuned on real feedback it has its unclicked items.
-So tuning is kept only if its two steps are better than the pre-trained model's one.
+So the finished model is the tuned one only if its two steps are better than the pre-trained model's one.
 Running the same recipe on the same folder again goes on where it was interrupted.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,7 +35,7 @@ from recgpt.training.batches import (
     prompted_examples,
 )
 from recgpt.training.fitting import fit_stage
-from recgpt.training.module import VALIDATED_K
+from recgpt.training.module import NDCG, VALIDATED_K
 from recgpt.training.run_folder import RunFolder
 from recgpt.training.stage_data import StageData
 from recgpt.training_state import FEEDBACK, PRETRAINED, PROMPT_TUNED, TrainingState
@@ -58,7 +59,7 @@ def train(
     Args:
         interactions: everything known; the last two items of each user are held out of training.
         config: the recipe.
-        out: folder of the run; gets ``pretrained.pt`` after stage 1 and ``ckpt.pt`` in the end.
+        out: folder of the run; gets ``pretrained.pt`` and ``tuned.pt`` after the stages and ``ckpt.pt`` in the end.
         data_name: what to call the data.
         max_epochs: replaces the bound of stage 1 and lowers that of stage 2.
         pretrained: what stage 1 of another run wrote, on the same data with the same model; stage 1 is then left out.
@@ -92,7 +93,15 @@ def train(
     else:
         stage_1 = recipe.pretrain()
         _save(folder.pretrained, stage_1)
-    _save(folder.final, recipe.tune(stage_1))
+    if config.tune.max_epochs == 0:
+        finished = stage_1
+    else:
+        tuned = recipe.tune(stage_1)
+        _save(folder.tuned, tuned)
+        finished = max(stage_1, tuned, key=lambda checkpoint: checkpoint.training.validation[NDCG])
+        if finished is stage_1:
+            _say(f"tuning ({folder.tuned}) was not better on validation; keeping the pre-trained model", progress)
+    _save(folder.final, finished)
     return folder.final
 
 
@@ -152,9 +161,7 @@ class _Recipe:
     def tune(self, pretrained: Checkpoint) -> Checkpoint:
         """Stage 2: the same on histories enriched with what the pre-trained model would have offered."""
         config = self._config
-        if config.tune.max_epochs == 0:
-            return pretrained
-        decoder = pretrained.decoder
+        decoder = copy.deepcopy(pretrained.decoder)
         # Without prompts there is nothing that a second step could have been learnt from.
         quotas = default_quotas(VALIDATED_K, prompt_tuned=config.num_prompts > 0)
         result = fit_stage(
@@ -165,11 +172,7 @@ class _Recipe:
             quotas=quotas,
             seed=config.seed,
             progress=self._progress,
-            initial=pretrained.training.validation,
         )
-        if result.num_epochs == 0:
-            _say("no epoch of prompt-tuning was better on validation; keeping the pre-trained model", self._progress)
-            return pretrained
         state = dataclasses.replace(
             pretrained.training,
             stage=PROMPT_TUNED if config.num_prompts else PRETRAINED,
@@ -179,7 +182,7 @@ class _Recipe:
             recipe=config.to_dict(),
             validation=result.validation,
         )
-        return dataclasses.replace(pretrained, training=state)
+        return dataclasses.replace(pretrained, decoder=decoder, training=state)
 
     def _data(
         self,
