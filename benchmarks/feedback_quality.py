@@ -23,13 +23,14 @@ from recgpt.data.readers import load_interactions
 NUM_QUICK_EPOCHS = 3
 METHOD = """\
 One pre-trained model a seed, on clicks alone. It is tuned without prompts, with generated ones, and with the real
-unclicked items (at most num_prompts before each click, the newest), each with the same settings and patience; tuning is
-kept where validation NDCG@10 gets better by it, so a row can hold pre-trained models (num_tuned says of how many seeds
-it does not). Of each user the last click tests, the one before validates; histories hold what was shown before the
-target. Candidates are all items that were clicked at least five times but for the user's own clicks, the same in all
-rows. Ties count against the model. not sent: the model of the row before, and histories of clicks alone. ranks: of the
-test targets, by seed and user, the users in the same order in all rows; 0 = not among the ten. The log holds only
-exposures that were liked or hated: click rates and differences in it mean nothing outside it.
+unclicked items (at most num_prompts before each click, the newest), each with the same settings and patience; rows are
+of the tuned models' best epochs on validation, whether these are better than the pre-trained model, and would be kept
+by recgpt train, or not (num_better says of how many seeds they are). Of each user the last click tests, the one before
+validates; histories hold what was shown before the target. Candidates are all items that were clicked at least five
+times but for the user's own clicks, the same in all rows. Ties count against the model. not sent: the model of the row
+before, and histories of clicks alone. ranks: of the test targets, by seed and user, the users in the same order in all
+rows; 0 = not among the ten. The log holds only exposures that were liked or hated: click rates and differences in it
+mean nothing outside it.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

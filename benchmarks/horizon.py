@@ -24,13 +24,15 @@ from recgpt.data.split import leave_last_out, without_later_targets
 from recgpt.eager import eager_recaller
 from recgpt.evaluation_report import check_same_data
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.training.run_folder import RunFolder
 from recgpt.training.trainer import train
 
 NUM_TARGETS = 3
 METHOD = """\
-Of each user with at least five items the last three are the targets, the one before them validates, the rest trains;
-lists are recalled for the history before the targets, seen items left out. recall@k: share of a user's distinct targets
-in the first k. against_one_step: paired by user. Quotas weigh the steps in the merges probability and reciprocal_rank.
+Of each user with at least five items the last three are the targets, the one before them validates, the rest trains,
+in both stages; lists are recalled for the history before the targets, seen items left out. recall@k: share of a user's
+distinct targets in the first k. against_one_step: paired by user. Quotas weigh the steps in the merges probability and
+reciprocal_rank.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -55,7 +57,8 @@ def horizon(
     if checkpoint is None:
         folder = run or Path(f"artifacts/horizon_{name}")
         recipe = load_training_config("default", config)
-        checkpoint = train(known, recipe, folder, data_name=f"{data.name}, horizon left out", max_epochs=epochs)
+        train(known, recipe, folder, data_name=f"{data.name}, horizon left out", max_epochs=epochs)
+        checkpoint = RunFolder(folder).tuned
     model = load_checkpoint(checkpoint)
     check_same_data(model, known)
     split = leave_last_out(interactions, num_targets=NUM_TARGETS)

@@ -22,6 +22,7 @@ from recgpt.eager import eager_recaller
 from recgpt.evaluation import Metrics, evaluate_lists, summarise
 from recgpt.files import atomic_path
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint
+from recgpt.training.module import NDCG
 from recgpt.training.run_folder import RunFolder
 from recgpt.training.trainer import train
 from recgpt.training_state import FEEDBACK, GENERATED
@@ -47,7 +48,7 @@ class Measured:
         quotas: items from each step.
         seed: of the training.
         num_epochs: of both stages together, that went into the weights.
-        tuned: whether tuning was better than the pre-trained model on validation, and so kept.
+        is_better: whether the model is better on validation than the pre-trained one, so that training would keep it.
         metrics: of the test targets.
         validation: of the validation targets.
         ranks: (N,) int64, of the test targets by user: 1-based, 0 = not in the list.
@@ -57,7 +58,7 @@ class Measured:
     quotas: tuple[int, ...]
     seed: int
     num_epochs: int
-    tuned: bool
+    is_better: bool
     metrics: Metrics
     validation: Metrics
     ranks: Int64Array
@@ -93,7 +94,8 @@ def measure_seed(
             with atomic_path(run.pretrained) as temporary:
                 temporary.write_bytes(path.read_bytes())
         recipe = dataclasses.replace(config, **prompts)
-        tuned = load_checkpoint(train(interactions, recipe, run.path, data_name=data_name, progress=progress))
+        train(interactions, recipe, run.path, data_name=data_name, progress=progress)
+        tuned = load_checkpoint(run.tuned)
         yield from _measure(variant, tuned, pretrained, split, max_unclicked=tuned.training.max_unclicked)
     yield from _measure(f"{variant}, not sent", tuned, pretrained, split, max_unclicked=0)
 
@@ -112,7 +114,7 @@ def _row(measured: Sequence[Measured]) -> dict[str, Any]:
         "quotas": list(measured[0].quotas),
         "seeds": [one.seed for one in measured],
         "num_epochs": [one.num_epochs for one in measured],
-        "num_tuned": sum(one.tuned for one in measured),
+        "num_better": sum(one.is_better for one in measured),
         "mean": {name: statistics.mean(one.metrics[name] for one in measured) for name in METRICS},
         "deviation": {name: _deviation([one.metrics[name] for one in measured]) for name in METRICS},
         "validation": {name: statistics.mean(one.validation[name] for one in measured) for name in METRICS},
@@ -123,12 +125,12 @@ def _row(measured: Sequence[Measured]) -> dict[str, Any]:
 
 def show_feedback_quality(rows: Sequence[Mapping[str, Any]], console: Console) -> None:
     """The table of a result: test metrics, mean and deviation over seeds."""
-    table = Table("model", "quotas", "tuned", *METRICS, title="test, full ranking, behaviours left out", box=None)
+    table = Table("model", "quotas", "better", *METRICS, title="test, full ranking, behaviours left out", box=None)
     for row in rows:
         deviations = {name: "" if value is None else f" +-{value:.4f}" for name, value in row["deviation"].items()}
         values = [f"{row['mean'][name]:.4f}{deviations[name]}" for name in METRICS]
-        tuned = f"{row['num_tuned']}/{len(row['seeds'])}"
-        table.add_row(row["row"], ",".join(map(str, row["quotas"])), tuned, *values)
+        better = f"{row['num_better']}/{len(row['seeds'])}"
+        table.add_row(row["row"], ",".join(map(str, row["quotas"])), better, *values)
     console.print(table)
 
 
@@ -147,7 +149,7 @@ def _measure(
             quotas=quotas,
             seed=checkpoint.training.seed,
             num_epochs=checkpoint.training.num_epochs,
-            tuned=checkpoint.training.num_epochs > pretrained.training.num_epochs,
+            is_better=checkpoint.training.validation[NDCG] > pretrained.training.validation[NDCG],
             metrics=summarise(found),
             validation=summarise(ranks("validation", quotas)),
             ranks=found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from recgpt.bench.horizon import plot_horizon
 from recgpt.bench.quality_claims import claim_rows
 from recgpt.bench.quality_plots import plot_prompts, plot_quotas
-from recgpt.bench.quality_tables import METRICS, NAMES, Report, headline_rows, number
+from recgpt.bench.quality_tables import FINISHED, METRICS, NAMES, RECGPT, Report, headline_rows, number
 from recgpt.errors import DataError
 from recgpt.files import atomic_path
 from recgpt.tables import markdown_table
@@ -86,6 +87,10 @@ def _headlines(reports: Sequence[Report]) -> Iterator[str]:
         seeds = len(report["seeds"])
         yield f"### {report['dataset'].capitalize()}, {seeds} seed{'s' if seeds > 1 else ''}"
         yield markdown_table(("test", *METRICS), headline_rows(report))
+        epochs = report.get("num_epochs", {})
+        if FINISHED in epochs:
+            kept = sum(map(operator.eq, epochs[FINISHED], epochs[RECGPT]))
+            yield f"Stage 2 made the model better on validation for {kept} of {seeds} seed{'s' if seeds > 1 else ''}."
         unmasked = report.get("unmasked", {})
         if unmasked:
             values = ", ".join(
@@ -172,9 +177,9 @@ def _feedback(result: Mapping[str, Any]) -> Iterator[str]:
         f"{counts['num_unclicked']:,} unclicked; mean and deviation over seeds."
     )
     yield markdown_table(
-        ("model", "quotas", "tuned", *METRICS),
+        ("model", "quotas", "better on validation", *METRICS),
         [
-            (row["row"], ",".join(map(str, row["quotas"])), f"{row['num_tuned']} of {len(row['seeds'])}")
+            (row["row"], ",".join(map(str, row["quotas"])), f"{row['num_better']} of {len(row['seeds'])}")
             + tuple(number(row["mean"][metric], row["deviation"][metric]) for metric in METRICS)
             for row in result["rows"]
         ],

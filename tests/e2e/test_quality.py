@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -97,6 +98,7 @@ def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path)
     assert finished.returncode == 0, finished.stderr
     written = (tmp_path / "quality.md").read_text()
     assert "| RecGPT, two steps |" in written
+    assert re.search(r"Stage 2 made the model better on validation for [012] of 2 seeds\.", written)
     assert written.count("| two steps beat one | tiny | - |") == 1
     assert "![quality_quotas](quality_quotas.png)" in written
     for name in ("quality_prompts.png", "quality_quotas.png"):
