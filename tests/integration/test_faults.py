@@ -18,9 +18,10 @@ from typing import Self
 import grpc
 import numpy as np
 import pytest
+from raw_requests import Raw, with_array
 from test_client import assert_same
 from test_client_layouts import requests_for
-from test_raw_requests import KNOWN, Raw, with_array
+from test_raw_requests import KNOWN
 from tiny_model import Export, Graphs, Served, bundle_copy, random_requests
 from tritonclient.grpc import service_pb2_grpc
 
