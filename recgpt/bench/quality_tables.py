@@ -20,8 +20,8 @@ NAMES = {
     NO_PROMPTS: "tuned without prompts, one step",
     PRETRAIN: "pre-trained, one step",
     VARIANT_1: "pre-trained, two steps",
-    FINISHED: "the better on validation of tuned and pre-trained, as `recgpt train` leaves it",
-    ENSEMBLE: "an ensemble of these",
+    FINISHED: "as `recgpt train` leaves it: the better on validation",
+    ENSEMBLE: "an ensemble of these seeds",
     BCE: "SASRec, binary cross entropy",
     POP: "most popular",
 }
