@@ -69,8 +69,7 @@ def _plot(
         axes[line, 0].set_ylabel(name, color=FAINT, fontsize=10)
     figure.supxlabel(xlabel, color=FAINT, fontsize=10)
     figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower right", ncols=len(names), frameon=False, fontsize=9)
+    axes[0, 0].legend(loc="lower left", frameon=False, fontsize=9)
     save_figure(figure, target)
 
 
