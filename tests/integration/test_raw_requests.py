@@ -14,7 +14,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from raw_requests import (
@@ -70,6 +70,7 @@ def is_right(raw: Raw) -> bool:
     first, *others = declared.pop(signature.EXCLUDED_IDS, excluded.shape) or (0,)
     read = (first % 2**32 or rows, *others)
     fits = excluded.shape[:1] == (rows,) and read == excluded.shape or excluded.shape == (0, 0) and read == (rows, 0)
+    fits = fits and not (quotas and excluded.shape == (0, 0))
     shapes = [user.shape == (rows, 1), segments.shape == (rows, width), lengths.shape == (rows, 1), not declared]
     shapes += [array.shape == (rows, 2) for array in quotas]
     shapes += [len(read) == 2 and fits, 1 <= rows <= 256, 1 <= width <= MAX_LENGTH]
@@ -106,6 +107,14 @@ def ranked(decoder: Decoder, interest: NDArray[Any], excluded: NDArray[Any]) -> 
     scores[[0, *excluded[excluded <= NUM_ITEMS]]] = -np.inf
     order: NDArray[Any] = np.argsort(-scores, kind="stable")
     return order[np.isfinite(scores[order])]
+
+
+def nothing_excluded_in_rows(raw: Raw) -> Raw:
+    """The same, with as many rows of exclusions as others where all of them are empty."""
+    if raw.arrays[signature.EXCLUDED_IDS].size:
+        return raw
+    rows = len(raw.arrays[signature.USER_IDS])
+    return with_array(raw, signature.EXCLUDED_IDS, np.zeros((rows, 0), dtype=np.int64))
 
 
 def check_interests(decoder: Decoder, raw: Raw, found: Arrays) -> None:
@@ -149,7 +158,7 @@ def check_answer_or_refusal(ask: Ask, export: Export, raw: Raw) -> None:
     expected = ask(known)
     if is_right(raw):
         check = check_interests if raw.model == KNOWN.model else check_items
-        check(export.checkpoint.decoder, raw, ask(raw))
+        check(export.checkpoint.decoder, nothing_excluded_in_rows(raw), ask(raw))
     else:
         with pytest.raises(grpc.RpcError) as refusal:
             ask(raw)
@@ -158,7 +167,11 @@ def check_answer_or_refusal(ask: Ask, export: Export, raw: Raw) -> None:
     assert_serves_as_before(ask, known, expected)
 
 
+EMPTY = with_array(plain([1]), signature.EXCLUDED_IDS, np.zeros((0, 0), dtype=np.int64))
+
+
 @QUICK
+@example(raw=EMPTY)
 @ANY_REQUEST
 def test_what_is_wrong_is_refused_and_what_is_right_gets_its_own_answer(ask: Ask, export: Export, raw: Raw) -> None:
     check_answer_or_refusal(ask, export, raw)
