@@ -21,5 +21,5 @@ def test_each_setting_is_measured_with_one_client_and_with_several(export: Expor
     found = [(row.name, row.facts["clients"]) for row in result.rows]
     assert found == [("no bound", 1), ("no bound", 3), ("size", 1), ("size", 3)]
     for row in result.rows:
-        assert row.samples_ns  # few, where Triton leaves requests waiting for half a second
+        assert len(row.samples_ns) > 10
         assert row.facts["num_waiting"] == sum(sample > 400e6 for sample in row.samples_ns)

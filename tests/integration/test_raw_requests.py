@@ -69,8 +69,9 @@ def is_right(raw: Raw) -> bool:
     # Triton knows the number of rows from the first input by name, in 32 bits, where 0 says nothing.
     first, *others = declared.pop(signature.EXCLUDED_IDS, excluded.shape) or (0,)
     read = (first % 2**32 or rows, *others)
-    fits = excluded.shape[:1] == (rows,) and read == excluded.shape or excluded.shape == (0, 0) and read == (rows, 0)
-    fits = fits and not (quotas and excluded.shape == (0, 0))
+    # So exclusions without rows count as empty ones; not where recall_2 counts rows by further inputs.
+    is_empty = excluded.shape == (0, 0) and read == (rows, 0) and not quotas
+    fits = excluded.shape[:1] == (rows,) and read == excluded.shape or is_empty
     shapes = [user.shape == (rows, 1), segments.shape == (rows, width), lengths.shape == (rows, 1), not declared]
     shapes += [array.shape == (rows, 2) for array in quotas]
     shapes += [len(read) == 2 and fits, 1 <= rows <= 256, 1 <= width <= MAX_LENGTH]
