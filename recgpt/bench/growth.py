@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ from recgpt.backends.tensors import NamedArrays
 from recgpt.bench.catalogues import item_vectors
 from recgpt.config import PAPER_SHAPE
 from recgpt.data.ids import IdMap
+from recgpt.errors import ConfigError
 from recgpt.graphs.modules import Interests
-from recgpt.graphs.onnx_writer import MAX_BYTES, write_onnx
+from recgpt.graphs.onnx_writer import MAX_BYTES, Precision, write_onnx
 from recgpt.graphs.recall import Graph, Recall
 from recgpt.metrics import ann_recall_at_k
 from recgpt.model.decoder import Decoder
@@ -57,15 +59,31 @@ class Way:
         return f"{_NAMES[self.layout]}, {'exact' if self.kind is IndexKind.FLAT else self.kind}"
 
     def fits(self, num_items: int, batch: int) -> bool:
-        """Whether its scores fit into memory; only one graph for everything holds all of them at once."""
-        return self.layout is not Layout.GRAPH or num_items * batch <= _MAX_SCORES
+        """Whether the scores that its graph holds at once fit into memory."""
+        return num_items * batch <= _MAX_SCORES.get(self.layout, math.inf)
 
 
 _NAMES = {Layout.FUSED: "fused graph", Layout.INDEX: "index in the loop", Layout.GRAPH: "one graph"}
-_MAX_SCORES = 64_000_000
+_MAX_SCORES = {Layout.FUSED: 512_000_000, Layout.GRAPH: 64_000_000}
 
 REFERENCE = Way(Layout.FUSED, IndexKind.FLAT)
 WAYS = (REFERENCE, Way(Layout.GRAPH, IndexKind.FLAT), *(Way(Layout.INDEX, kind) for kind in IndexKind))
+LIGHT_WAYS = (REFERENCE, Way(Layout.INDEX, IndexKind.FLAT), Way(Layout.INDEX, IndexKind.IVF_PQ))
+
+# From here on only the light ways: the other indexes take hours to build or as much memory as the vectors once more.
+_HUGE = 5_000_000
+
+
+def ways(num_items: int) -> tuple[Way, ...]:
+    """How to recall from so many items."""
+    return WAYS if num_items < _HUGE else LIGHT_WAYS
+
+
+def grown_precision(num_items: int) -> Precision | None:
+    """In which numbers the graphs hold so many items: the first for which a file has room, None if it has for none."""
+    num_bytes = {Precision.INT8: 4 + 1, Precision.FLOAT16: 2}
+    fitting = (p for p, size in num_bytes.items() if size * num_items * PAPER_SHAPE.hidden_size < MAX_BYTES)
+    return next(fitting, None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +102,25 @@ class Grown:
 
     @staticmethod
     def make(num_items: int, folder: Path) -> Grown:
-        """Draws the vectors, and exports the graphs unless those of this model are in the folder already."""
+        """Draws the vectors, and exports the graphs unless those of this model are in the folder already.
+
+        ConfigError if no file has room for so many items.
+        """
+        precision = grown_precision(num_items)
+        if precision is None:
+            raise ConfigError(f"{num_items} items: expected no more than have room in an ONNX file, {MAX_BYTES} bytes")
         decoder = grown_decoder(num_items)
         vectors: Float32Array = decoder.item_embedding.weight[1:].detach().numpy()
         model = hashlib.sha256(f"{decoder.config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
         files = {}
-        graphs: tuple[Graph, ...] = (
-            Interests(decoder, 1),
-            Interests(decoder, NUM_INTERESTS),
-            Recall(decoder, NUM_INTERESTS),
-        )
+        graphs: list[Graph] = [Interests(decoder, 1), Interests(decoder, NUM_INTERESTS)]
+        if any(way.layout is Layout.GRAPH for way in ways(num_items)):
+            graphs.append(Recall(decoder, NUM_INTERESTS))
         for graph in graphs:
             path = folder / f"{num_items}-{model}" / f"{graph.spec.name}.onnx"
             if not path.is_file():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_onnx(graph, path, metadata={})
+                write_onnx(graph, path, metadata={}, precision=precision)
             files[path.stem] = path
         return Grown(vectors=vectors, spec=model_spec(decoder), files=files)
 
@@ -128,14 +150,6 @@ def grown_decoder(num_items: int) -> Decoder:
     return decoder
 
 
-def refusal(num_items: int) -> str | None:
-    """Why a catalogue of this size cannot be measured, if it cannot."""
-    num_bytes = 4 * num_items * PAPER_SHAPE.hidden_size
-    if num_bytes > MAX_BYTES:
-        return f"the item table has {num_bytes / 1e9:.1f} GB, and an ONNX file holds at most {MAX_BYTES / 1e9:.1f} GB"
-    return None
-
-
 class Indexes:
     """The indexes of one catalogue at some number of threads.
 
@@ -150,12 +164,18 @@ class Indexes:
         self.grown = grown
         self.num_threads = num_threads
         self._fitted = fitted
-        self._backend = SessionBackend(grown, Layout.FUSED, num_threads=num_threads)
+        self._backends: dict[Layout, SessionBackend] = {}
         padding = np.zeros((1, grown.spec.hidden_size), dtype=np.float32)
         self._flat = ItemIndex.build(np.concatenate([padding, grown.vectors]), num_threads=num_threads)
 
     def __getitem__(self, kind: IndexKind) -> ItemIndex:
         return self._flat if kind is IndexKind.FLAT else self._flat.approximate(self._fit(kind)[0])
+
+    def backend(self, layout: Layout) -> SessionBackend:
+        """The graphs of a layout, loaded once."""
+        if layout not in self._backends:
+            self._backends[layout] = SessionBackend(self.grown, layout, num_threads=self.num_threads)
+        return self._backends[layout]
 
     def facts(self, kind: IndexKind) -> dict[str, Any]:
         """What an index says of itself; nothing where it is exact."""
@@ -182,15 +202,14 @@ class Indexes:
         spec = self.grown.spec
         encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
-        interests = self._backend.interests(tokens, NUM_INTERESTS).interests
+        interests = self.backend(Layout.FUSED).interests(tokens, NUM_INTERESTS).interests
         excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
         return interests.reshape(-1, spec.hidden_size), excluded
 
 
 def open_way(way: Way, grown: Grown, indexes: Indexes) -> Recaller:
     """A recaller with only the graphs that its layout needs."""
-    backend = SessionBackend(grown, way.layout, num_threads=indexes.num_threads)
-    index = indexes[way.kind]
+    backend, index = indexes.backend(way.layout), indexes[way.kind]
     return Recaller(backend, index, grown.catalogue, prompt_tuned=True, layout=way.layout, in_graph=backend)
 
 

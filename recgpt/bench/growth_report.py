@@ -13,7 +13,7 @@ from rich.table import Table
 
 from recgpt.bench.growth import REFERENCE, WAYS, Way
 from recgpt.bench.plots import FAINT, INK, save_figure
-from recgpt.bench.report_sections import Section, facts_table, not_measured
+from recgpt.bench.report_sections import Section, facts_table
 from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import significant
 from recgpt.recall.index_ann import IndexKind
@@ -61,32 +61,33 @@ def show_growth(result: Result, console: Console) -> None:
             f"{facts['identical_lists']:.1%}",
         )
     console.print(table)
-    for name, reason in result.method["missing"].items():
-        console.print(f"{name} were not measured: {reason}", markup=False)
     for cell in result.method["crossover"]:
         console.print(f"{cell['num_items']:,} items: the loop is faster from batches of {cell['least_batch']} on")
 
 
 def growth(result: Result, folder: Path) -> Section:
     """The section of the report."""
-    target = folder / f"{result.name}.png"
-    plot_growth(result, target)
     return Section(
         title=result.method["title"],
         result=result,
-        plots=(target,),
+        plots=plot_growth(result, folder),
         tables=(facts_table(result.rows),),
-        not_helped=tuple(not_measured(result)),
     )
 
 
-def plot_growth(result: Result, target: Path) -> None:
+def plot_growth(result: Result, folder: Path) -> tuple[Path, ...]:
     """Draws median and p90 over the number of items: a column for each batch size, a row for each number of threads.
 
     Args:
         result: of ``benchmarks/catalogue_growth.py``.
-        target: PNG to write.
+        folder: of the PNG, which has the result's name.
+
+    Returns:
+        The PNG, or nothing where there is only one number of items.
     """
+    if len({row.facts["num_items"] for row in result.rows}) == 1:
+        return ()
+    target = folder / f"{result.name}.png"
     batches, threads = (sorted({int(row.facts[fact] or 0) for row in result.rows}) for fact in ("batch", "num_threads"))
     figure = Figure(figsize=(3.4 * len(batches) + 0.8, 3.2 * len(threads) + 1.2), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -103,6 +104,7 @@ def plot_growth(result: Result, target: Path) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.suptitle(result.method["title"], color=INK, fontsize=13, fontweight="bold")
     save_figure(figure, target)
+    return (target,)
 
 
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:

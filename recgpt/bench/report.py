@@ -35,6 +35,10 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     "peers": ("benchmarks/peers.py", peers),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
     "catalogue_growth": ("benchmarks/catalogue_growth.py", growth),
+    "catalogue_growth_10m": (
+        "benchmarks/catalogue_growth.py --items 10000000 --out benchmarks/results/catalogue_growth_10m.json",
+        growth,
+    ),
     "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),
     "concurrency": ("benchmarks/concurrency.py", concurrency),
     "precision": ("benchmarks/precision.py", any_result),

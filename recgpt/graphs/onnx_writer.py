@@ -26,7 +26,7 @@ from torch.onnx import OnnxExporterError
 from recgpt.errors import ExportError
 from recgpt.files import atomic_path
 from recgpt.graphs.guard import guarded
-from recgpt.graphs.half import halve_tables
+from recgpt.graphs.half import TABLES, halve_tables
 from recgpt.graphs.modules import NextItem
 from recgpt.graphs.recall import Graph
 from recgpt.graphs.scan import ZERO, ScannedNextItem
@@ -78,13 +78,15 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], precisi
             exporter refuses it.
         OutputError: the file cannot be written.
     """
-    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in graph.decoder.state_dict().values())
+    copied = export_copy(graph, _NEXT_ITEMS[precision])
+    num_bytes = _stored_bytes(copied, precision)
     if num_bytes > MAX_BYTES:
         raise ExportError(
-            f"{graph.spec.name}: the weights have {num_bytes} bytes; expected at most {MAX_BYTES} in one ONNX file. "
-            f"Use a smaller hidden_size or a smaller catalogue"
+            f"{graph.spec.name}: the weights have {num_bytes} bytes in {precision}; expected at most {MAX_BYTES}, "
+            f"which one ONNX file holds. Export with --precision float16, which takes the least, or use a smaller "
+            f"hidden_size or a smaller catalogue"
         )
-    model = _export(export_copy(graph, _NEXT_ITEMS[precision]))
+    model = _export(copied)
     optimize_ir(model, should_fold=_may_fold)
     if precision is Precision.FLOAT16:
         halve_tables(model)
@@ -97,6 +99,13 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], precisi
     onnx.checker.check_model(proto, full_check=True)
     with atomic_path(path) as temporary:
         onnx.save(proto, temporary)
+
+
+def _stored_bytes(graph: Graph, precision: Precision) -> int:
+    """What the weights of a graph take in its file; the catalogue in 8 bits is a buffer of the graph."""
+    weights = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+    halved = TABLES if precision is Precision.FLOAT16 else ()
+    return sum(weight.nbytes // (2 if name.endswith(halved) else 1) for name, weight in weights.items())
 
 
 def _export(graph: Graph) -> onnx_ir.Model:

@@ -38,6 +38,9 @@ _MAX_DOUBT = 16
 _EXCLUDED = -(2**30)
 _MAX_MARGIN = 2**29
 
+# Vectors that are rounded at once, so that a large catalogue needs no second copy of its matrix.
+_ROUNDED = 1 << 18
+
 # Pairs that are gathered and scored at once: what they need stays in a core's cache.
 _GATHERED = 2048
 
@@ -53,14 +56,18 @@ class ItemScan:
     def __init__(self, vectors: Float32Array, *, num_threads: int) -> None:
         self._vectors = vectors
         num_items, size = vectors.shape
-        self._step = max(float(np.abs(vectors).max(initial=0)), float(np.finfo(np.float32).tiny)) / 127
-        rounded = np.round(vectors / np.float32(self._step))
-        kept = rounded * np.float32(self._step)
-        self._longest = _longest(kept)
-        self._lost = _longest(vectors - kept) + size * _ROUNDING * self._longest
+        largest = max(float(vectors.max(initial=0)), -float(vectors.min(initial=0)))
+        self._step = max(largest, float(np.finfo(np.float32).tiny)) / 127
+        self._longest = lost = 0.0
         # At least one column is no item: the one that stands for no exclusion.
         matrix = np.zeros((size, (num_items // _BLOCK + 1) * _BLOCK), dtype=np.int8)
-        matrix[:, :num_items] = rounded.T
+        for start in range(0, num_items, _ROUNDED):
+            part = vectors[start : start + _ROUNDED]
+            rounded = np.round(part / np.float32(self._step))
+            kept = rounded * np.float32(self._step)
+            self._longest, lost = max(self._longest, _longest(kept)), max(lost, _longest(part - kept))
+            matrix[:, start : start + len(part)] = rounded.T
+        self._lost = lost + size * _ROUNDING * self._longest
         self._session = _session(matrix, num_items // _BLOCK, num_threads)
 
     def search(self, queries: Float32Array, k: int, excluded: Int64Array) -> tuple[Int64Array, Float32Array] | None:

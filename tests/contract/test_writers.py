@@ -173,6 +173,21 @@ def test_half_tables_are_half_as_large_and_compute_in_float32(tmp_path, tied):
     np.testing.assert_array_equal(generated[:, 0], scores.argmax(axis=1))
 
 
+@pytest.mark.parametrize("precision", list(Precision))
+def test_what_one_file_has_no_room_for_is_refused_before_it_is_exported(tmp_path, monkeypatch, precision):
+    sizes = {"max_length": 8, "hidden_size": 16, "num_blocks": 1, "num_heads": 2, "ffn_size": 16}
+    decoder = Decoder(ModelConfig(similarity="inner_product", **sizes), num_items=5_000, num_users=1).eval()
+    path = tmp_path / "graph.onnx"
+    write_onnx(Prefill(decoder), path, metadata={}, precision=precision)
+    num_bytes = path.stat().st_size
+    monkeypatch.setattr("recgpt.graphs.onnx_writer.MAX_BYTES", num_bytes)
+    write_onnx(Prefill(decoder), path, metadata={}, precision=precision)
+    # All but the weights is a tenth of the file at most.
+    monkeypatch.setattr("recgpt.graphs.onnx_writer.MAX_BYTES", num_bytes * 9 // 10)
+    with pytest.raises(ExportError, match=rf"prefill: .* bytes in {precision}.*--precision float16"):
+        write_onnx(Prefill(decoder), path, metadata={}, precision=precision)
+
+
 def test_weights_that_float16_cannot_hold_are_refused(tmp_path):
     sizes = {"max_length": 4, "hidden_size": 4, "num_blocks": 1, "num_heads": 2, "ffn_size": 4}
     decoder = Decoder(ModelConfig(similarity="inner_product", **sizes), num_items=5, num_users=1)

@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 
 from recgpt.bench.catalogues import item_vectors, query_vectors
-from recgpt.bench.growth import REFERENCE, Way
+from recgpt.bench.growth import REFERENCE, WAYS, Grown, Way, grown_precision, ways
 from recgpt.bench.growth_report import crossover
 from recgpt.bench.results import Row
+from recgpt.errors import ConfigError
+from recgpt.graphs.onnx_writer import Precision
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.layout import Layout
 
@@ -36,3 +41,17 @@ def test_generated_vectors_are_unit_vectors_the_same_each_time_and_in_groups() -
     assert not np.array_equal(vectors, item_vectors(2000, 16, seed=1))
     # The best of 2,000 directions without any structure has a cosine of about 0.7 at this width.
     assert np.median((queries @ vectors.T).max(axis=1)) > 0.75
+
+
+def test_more_items_take_half_precision_and_light_ways_and_too_many_are_refused(tmp_path: Path) -> None:
+    assert [grown_precision(millions * 10**6) for millions in (1, 6, 10, 20)] == [
+        Precision.INT8,
+        Precision.INT8,
+        Precision.FLOAT16,
+        None,
+    ]
+    assert ways(10**6) == WAYS
+    assert ways(10**7) == (REFERENCE, LOOP, Way(Layout.INDEX, IndexKind.IVF_PQ))
+    with pytest.raises(ConfigError, match="20000000 items"):
+        Grown.make(20 * 10**6, tmp_path)
+    assert REFERENCE.fits(10**7, 32) and not REFERENCE.fits(10**7, 256)

@@ -57,6 +57,18 @@ def test_the_scan_misses_nothing_however_close_the_items_are(spread: float, k: i
     assert_best(vectors, queries, k, rows, scores, excluded)
 
 
+def test_vectors_rounded_in_parts_are_found_as_if_rounded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = clustered(NUM_ITEMS, 0.05), clustered(NUM_QUERIES, 0.05, seed=1)
+    at_once = ItemScan(vectors, num_threads=1)
+    monkeypatch.setattr("recgpt.recall.index_scan._ROUNDED", 999)
+    in_parts = ItemScan(vectors, num_threads=1)
+    none = np.full((NUM_QUERIES, 1), NUM_ITEMS)
+    found, again = at_once.search(queries, 10, none), in_parts.search(queries, 10, none)
+    assert found is not None and again is not None
+    for expected, actual in zip(found, again, strict=True):
+        np.testing.assert_array_equal(actual, expected)
+
+
 def test_vectors_of_very_different_lengths() -> None:
     rng = np.random.default_rng(0)
     vectors = unit_vectors(NUM_ITEMS) * rng.lognormal(sigma=0.7, size=(NUM_ITEMS, 1)).astype(np.float32)
