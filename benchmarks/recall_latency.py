@@ -45,14 +45,14 @@ exactly eager's items in eager's order. Rows without stages: closed loop of that
 class Plan:
     """How much is measured; one entry of ``num_rounds`` a batch size."""
 
-    batch_sizes: tuple[int, ...] = (1, 32, 256)
-    num_rounds: tuple[int, ...] = (1000, 300, 100)
+    batch_sizes: tuple[int, ...] = (1, 8, 32, 256)
+    num_rounds: tuple[int, ...] = (1000, 500, 300, 100)
     num_warmup: int = 10
     num_clients: tuple[int, ...] = (1, 8, 32)
     load_s: float = 5.0
 
 
-QUICK = Plan(num_rounds=(200, 40, 10), num_warmup=2, load_s=1.0)
+QUICK = Plan(num_rounds=(200, 80, 40, 10), num_warmup=2, load_s=1.0)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -186,6 +186,8 @@ def _history_tuple(history: Any) -> tuple[ItemId, ...]:
     values = _as_tuple(history)
     if values is None:
         raise RequestError(f"history is a {type(history).__name__}; expected a sequence of item ids, oldest first")
+    if _are_plain(values):
+        return values
     return tuple(_plain_id(item, f"history[{position}]") for position, item in enumerate(values))
 
 
@@ -193,7 +195,14 @@ def _id_set(ids: Any, what: str) -> frozenset[ItemId]:
     values = ids if isinstance(ids, set | frozenset) else _as_tuple(ids)
     if values is None:
         raise RequestError(f"{what} is a {type(ids).__name__}; expected a set or a sequence of item ids")
+    if _are_plain(values):
+        return frozenset(values)
     return frozenset(_plain_id(item, f"an id of {what}") for item in values)
+
+
+def _are_plain(values: Collection[Any]) -> bool:
+    """Whether all are int or str themselves, as nearly always: to ask for their types at once is far cheaper."""
+    return {*map(type, values)} <= {int, str}
 
 
 def _plain_id(value: Any, what: str) -> ItemId:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ MODEL = "recall_engine"
 MAX_ROWS = 256
 """Requests of one call; more are split."""
 
-_INT64 = np.iinfo(np.int64)
+_LEAST, _MOST = -(2**63), 2**63 - 1
 _Id = Any  # an int or a str, by the type of the catalogue
 
 
@@ -161,6 +161,11 @@ class EngineCodec:
         )
 
     def _sendable(self, request: RecallRequest) -> _Sent:
+        users = () if request.user_id is None else (request.user_id,)
+        items = (request.history, request.blocked, request.allowed or ())
+        is_any_allowed = request.allowed is None or len(request.allowed) > 0
+        if is_any_allowed and _all_fit(users, self._users) and all(_all_fit(ids, self._items) for ids in items):
+            return _Sent(request, 0, 0)
         keep = [place for place, item in enumerate(request.history) if _fits(item, self._items)]
         blocked = {item for item in request.blocked if _fits(item, self._items)}
         allowed = None
@@ -222,7 +227,7 @@ def id_dtype(ids: IdMap) -> str | None:
     """The type on the wire of a catalogue's ids; None if there is none: whole numbers beyond 64 bits."""
     if ids.ids and isinstance(ids.ids[0], str):
         return STRING
-    return INT64 if all(_fits(value, INT64) for value in ids.ids) else None
+    return INT64 if _all_fit(ids.ids, INT64) else None
 
 
 def _given(request: RecallRequest) -> tuple[str, ...]:
@@ -239,10 +244,19 @@ def _given(request: RecallRequest) -> tuple[str, ...]:
     return tuple(name for name, is_needed in needed.items() if is_needed)
 
 
+def _all_fit(values: Collection[_Id], dtype: str) -> bool:
+    """Whether ``_fits`` holds for all, which it nearly always does: asked for all of them at once."""
+    if not values:
+        return True
+    if dtype == STRING:
+        return {*map(type, values)} == {str}
+    return {*map(type, values)} == {int} and min(values) >= _LEAST and max(values) <= _MOST
+
+
 def _fits(value: object, dtype: str) -> bool:
     if dtype == STRING:
         return isinstance(value, str)
-    return isinstance(value, int) and _INT64.min <= value <= _INT64.max
+    return isinstance(value, int) and _LEAST <= value <= _MOST
 
 
 def _padded(lists: Sequence[Sequence[_Id]], dtype: str) -> NDArray[Any]:
