@@ -30,7 +30,7 @@ from recgpt.recall.padded import pad_rows
 from recgpt.types import Candidates, Float32Array, Int64Array, RecallRequest, checked_request
 
 # Searches up to about this deep cost much the same.
-_MIN_DEPTH = 64
+_MIN_DEPTH = 255
 
 # A request that excludes more than this is searched by itself, among what it leaves. To look past more costs more.
 _MAX_SKIPPED = 512
