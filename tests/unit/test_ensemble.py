@@ -16,7 +16,7 @@ from recgpt.errors import ConfigError
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recgpt.model.decoder import Decoder
 from recgpt.model.ensemble import ensemble
-from tests.tiny_model import NUM_ITEMS, NUM_USERS, random_checkpoint
+from tiny_model import NUM_ITEMS, NUM_USERS, random_checkpoint
 
 # Float32 sums in another order.
 TOLERANCE = 1e-4
