@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_model import NUM_ITEMS, NUM_USERS, random_checkpoint
 
 from recgpt.config import ATTENTION_SCALES, POSITIONS, SIMILARITIES, ModelConfig, TrainingConfig
 from recgpt.data.ids import IdMap
@@ -16,7 +17,6 @@ from recgpt.errors import ConfigError
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from recgpt.model.decoder import Decoder
 from recgpt.model.ensemble import ensemble
-from tiny_model import NUM_ITEMS, NUM_USERS, random_checkpoint
 
 # Float32 sums in another order.
 TOLERANCE = 1e-4
