@@ -99,6 +99,11 @@ class Manifest:
         """Triton's version of the graphs."""
         return self.export_version or self.version
 
+    @property
+    def recalls_in_graphs(self) -> bool:
+        """Whether one of its graphs can do a whole recall: no graph knows items that were added after the export."""
+        return bool(self.recalls) and not self.num_added_items
+
     def graph_file(self, graph: str) -> str:
         """File name of a graph."""
         return f"{graph}.{'onnx' if self.graph_format == 'onnx' else 'pt'}"

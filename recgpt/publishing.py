@@ -239,7 +239,7 @@ def _add(repository: Path, bundle: Bundle) -> None:
 def _kinds_served(bundle: Bundle, repository: Path) -> list[RecallBy]:
     """What clients can ask of a repository that holds this bundle."""
     manifest, kinds = bundle.manifest, [RecallBy.CLIENT]
-    if manifest.recalled and manifest.recalls and not manifest.num_added_items:
+    if manifest.recalled and manifest.recalls_in_graphs:
         kinds.append(RecallBy.GRAPH)
     if manifest.recalled and manifest.version in all_versions(repository).get(MODEL, []):
         kinds.append(RecallBy.ENGINE)

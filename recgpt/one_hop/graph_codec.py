@@ -34,9 +34,6 @@ class GraphCodec:
         recalls: the J for which there are graphs.
         max_recalled: the most items that they give.
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
-
-    Raises:
-        BundleError: items were added after the export, or it has no graphs that recall.
     """
 
     def __init__(
@@ -48,11 +45,6 @@ class GraphCodec:
         max_recalled: int = MAX_RECALLED,
         prompt_tuned: bool,
     ) -> None:
-        if catalogue.num_added or not recalls:
-            raise BundleError(
-                f"{catalogue.num_added} items were added after the export, and it has {len(recalls)} graphs that "
-                f"recall; expected none added and at least one graph: {_INSTEAD}"
-            )
         self._spec = spec
         self._catalogue = catalogue
         self._recalls = frozenset(recalls)
@@ -61,8 +53,16 @@ class GraphCodec:
 
     @classmethod
     def of(cls, bundle: Bundle, catalogue: Catalogue | None = None) -> GraphCodec:
-        """For the graphs of a bundle; with its catalogue, where that was read already."""
+        """For the graphs of a bundle; with its catalogue, where that was read already.
+
+        BundleError if items were added after the export, or it has no graphs that recall.
+        """
         manifest = bundle.manifest
+        if not manifest.recalls_in_graphs:
+            raise BundleError(
+                f"{manifest.num_added_items} items were added after the export, and it has {len(manifest.recalls)} "
+                f"graphs that recall; expected none added and at least one graph: {_INSTEAD}"
+            )
         return cls(
             manifest.model,
             bundle.catalogue() if catalogue is None else catalogue,
