@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from recgpt.bench.quality_export import measure_exported
-from recgpt.bench.quality_runs import QualityRuns
+from recgpt.bench.quality_runs import QualityRuns, Trained
 from recgpt.bench.quality_tables import (
     BCE,
     ENSEMBLE,
@@ -102,9 +102,9 @@ def measure_runs(
         seeds: of the headline and of the quotas; means and deviations are over them.
         sweep_seeds: of the numbers of prompts; none leaves these out.
     """
-    systems = _measure_systems(runs, split, seeds)
+    trained = [runs.trained(seed) for seed in seeds]
+    systems = _measure_systems(trained, runs.sasrec_bce(seeds[0]), split)
     measured, validated = systems["test"], systems["validation"]
-    tuned = [runs.tuned(seed, runs.recipe.num_prompts) for seed in seeds]
     return {
         "metrics": measured.means(),
         "deviations": measured.deviations(),
@@ -114,13 +114,13 @@ def measure_runs(
         "seeds": list(seeds),
         "num_prompts": runs.recipe.num_prompts,
         "num_epochs": {
-            PRETRAIN: [runs.pretrained(seed).training.num_epochs for seed in seeds],
-            RECGPT: [checkpoint.training.num_epochs for checkpoint in tuned],
-            FINISHED: [runs.finished(seed).training.num_epochs for seed in seeds],
+            PRETRAIN: [models.pretrained.training.num_epochs for models in trained],
+            RECGPT: [models.tuned.training.num_epochs for models in trained],
+            FINISHED: [models.finished.training.num_epochs for models in trained],
         },
         **({"prompts": _sweep_prompts(runs, split, sweep_seeds)} if sweep_seeds else {}),
         "sweep_seeds": list(sweep_seeds),
-        **_measure_tuned(tuned, split),
+        **_measure_tuned([models.tuned for models in trained], split),
         "config": runs.recipe.to_dict(),
         "baseline_config": runs.baseline.to_dict(),
     }
@@ -150,7 +150,7 @@ def _measure_tuned(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str,
     }
 
 
-def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> dict[Stage, Measured]:
+def _measure_systems(trained: Sequence[Trained], baseline: Checkpoint, split: Split) -> dict[Stage, Measured]:
     """The headline: RecGPT in two steps and in one, and what leaves out one idea or the other.
 
     ``variant_1`` is the paper's Table 3: two steps of a model that was only pre-trained. ``finished`` is what a user of
@@ -163,18 +163,15 @@ def _measure_systems(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> d
         for stage, measured in found.items():
             measured.add(system, _ranks(checkpoint, split, steps, stage))
 
-    members = [runs.finished(seed) for seed in seeds]
-    for seed, finished in zip(seeds, members, strict=True):
-        tuned, pretrained = runs.tuned(seed, runs.recipe.num_prompts), runs.pretrained(seed)
-        add(RECGPT, tuned, TWO_STEPS)
-        add(RECGPT_1, tuned, ONE_STEP)
-        add(NO_PROMPTS, runs.tuned(seed, 0), ONE_STEP)
-        add(PRETRAIN, pretrained, ONE_STEP)
-        add(VARIANT_1, pretrained, TWO_STEPS)
-        add(FINISHED, finished)
-    if len(members) > 1:
-        add(ENSEMBLE, ensemble(members))
-    baseline = runs.sasrec_bce(seeds[0])
+    for models in trained:
+        add(RECGPT, models.tuned, TWO_STEPS)
+        add(RECGPT_1, models.tuned, ONE_STEP)
+        add(NO_PROMPTS, models.without_prompts, ONE_STEP)
+        add(PRETRAIN, models.pretrained, ONE_STEP)
+        add(VARIANT_1, models.pretrained, TWO_STEPS)
+        add(FINISHED, models.finished)
+    if len(trained) > 1:
+        add(ENSEMBLE, ensemble([models.finished for models in trained]))
     add(BCE, baseline, ONE_STEP)
     recaller = eager_recaller(baseline)
     for stage, measured in found.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 from recgpt.config import StageConfig, TrainingConfig
@@ -10,6 +11,23 @@ from recgpt.data.interactions import Interactions
 from recgpt.model.checkpoint import Checkpoint, load_checkpoint
 from recgpt.training.run_folder import RunFolder
 from recgpt.training.trainer import train
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The models of one seed.
+
+    Attributes:
+        pretrained: after stage 1.
+        tuned: after stage 2 with the recipe's number of prompts, whether it made anything better or not.
+        without_prompts: likewise after a stage 2 without prompts.
+        finished: what a user gets of the recipe: the tuned model if it is better on validation, else the pre-trained.
+    """
+
+    pretrained: Checkpoint
+    tuned: Checkpoint
+    without_prompts: Checkpoint
+    finished: Checkpoint
 
 
 class QualityRuns:
@@ -45,17 +63,19 @@ class QualityRuns:
         self._data_name = data_name
         self._max_epochs = max_epochs
 
-    def pretrained(self, seed: int) -> Checkpoint:
-        """After stage 1."""
-        return load_checkpoint(self._pretrained(seed))
+    def trained(self, seed: int) -> Trained:
+        """RecGPT and its parts by the recipe."""
+        finished = self._both_stages(seed, self.recipe.num_prompts)
+        return Trained(
+            pretrained=load_checkpoint(self._pretrained(seed)),
+            tuned=load_checkpoint(RunFolder(finished.parent).tuned),
+            without_prompts=self.tuned(seed, 0),
+            finished=load_checkpoint(finished),
+        )
 
     def tuned(self, seed: int, num_prompts: int) -> Checkpoint:
-        """After stage 2, whether it made anything better or not."""
+        """After stage 2 with K prompts an item, whether it made anything better or not."""
         return load_checkpoint(RunFolder(self._both_stages(seed, num_prompts).parent).tuned)
-
-    def finished(self, seed: int) -> Checkpoint:
-        """What a user gets of the recipe: the tuned model if it is better on validation, else the pre-trained one."""
-        return load_checkpoint(self._both_stages(seed, self.recipe.num_prompts))
 
     def sasrec_bce(self, seed: int) -> Checkpoint:
         """The baseline."""
