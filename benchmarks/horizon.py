@@ -70,7 +70,7 @@ def horizon(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment,
         "method": {
-            "title": f"{name}: the last {NUM_TARGETS} items in lists of {k}",
+            "title": f"{name.capitalize()}: the last {NUM_TARGETS} items in lists of {k}",
             "text": " ".join(METHOD.split()),
             "num_users": int((split.test > 0).sum()),
             "training": model.training.to_dict(),

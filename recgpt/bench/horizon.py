@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
 
 from recgpt.bench.plots import BLUE, FAINT, INK, save_figure
 from recgpt.bench.significance import compare
@@ -37,6 +38,7 @@ UNIT = 10
 
 COLOURS = dict(zip(MERGES, (INK, BLUE, "#D55E00"), strict=True))
 MARKERS = {1: "*", 2: "o", 4: "s", 6: "^"}
+SIDES = ((6, 6, "left"), (-6, 6, "right"), (6, -6, "left"), (-6, -6, "right"))
 AXES = {"intra_list_distance": "intra-list distance", "coverage": "catalogue coverage"}
 
 
@@ -117,13 +119,29 @@ def plot_horizon(source: Path, target: Path) -> None:
 
 def _draw(axes: Axes, rows: list[dict[str, Any]], metric: str, label: str) -> None:
     k = rows[0]["k"]
-    for row in rows:
-        place = (row[metric], row[f"recall@{k}"])
+    places = [(row[metric], row[f"recall@{k}"]) for row in rows]
+    for row, place in zip(rows, places, strict=True):
         axes.plot(*place, color=COLOURS[row["merge"]], marker=MARKERS[row["num_interests"]], markersize=8)
-        text = ",".join(map(str, row["quotas"]))
-        axes.annotate(text, place, (5, 5), textcoords="offset points", color=FAINT, fontsize=7)
     axes.set_xlabel(label, color=FAINT, fontsize=10)
     axes.set_ylabel(f"set recall@{k}", color=FAINT, fontsize=10)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.margins(0.15)
+    axes.autoscale_view()
+    taken = [Bbox.from_bounds(x, y, 1, 1).padded(8) for x, y in axes.transData.transform(places)]
+    for row, place in zip(rows, places, strict=True):
+        _name(axes, place, ",".join(map(str, row["quotas"])), taken)
+
+
+def _name(axes: Axes, place: tuple[float, float], text: str, taken: list[Bbox]) -> None:
+    """Writes beside a point what it is, on the first of its sides where there is room; or on the last."""
+    for x, y, alignment in SIDES:
+        name = axes.annotate(
+            text, place, (x, y), textcoords="offset points", color=FAINT, fontsize=7, ha=alignment, va="center"
+        )
+        box = name.get_window_extent()
+        has_room = box.x1 <= axes.bbox.x1 and not any(box.overlaps(other) for other in taken)
+        if has_room or (x, y, alignment) == SIDES[-1]:
+            taken.append(box)
+            return
+        name.remove()

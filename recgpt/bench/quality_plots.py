@@ -58,7 +58,7 @@ def _plot(
     title: str,
     target: Path,
 ) -> None:
-    figure = Figure(figsize=(1.0 + 3.2 * len(sweeps), 5.4), dpi=150, layout="constrained")
+    figure = Figure(figsize=(max(1.0 + 3.2 * len(sweeps), 5.2), 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(METRICS), len(sweeps), squeeze=False, sharex="col")
     for column, (dataset, rows) in enumerate(sweeps):

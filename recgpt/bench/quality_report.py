@@ -49,6 +49,13 @@ are the same in one step and in two, so only the tenth can differ: differences b
 """
 
 
+_HORIZON = """\
+Distance: mean of 1 - cosine over the pairs of a list. Coverage: share of the catalogue that is in some list.
+Popularity: how often a listed item occurs in the training data, on average. New items by step: items of the catalogue
+that this step was the first to bring into any list.
+"""
+
+
 def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     """Writes the report and draws its plots.
 
@@ -157,6 +164,8 @@ def _horizon(path: Path, out: Path) -> Iterator[str]:
         "against one step": lambda row: _difference(row["against_one_step"]),
         "distance": lambda row: number(row["intra_list_distance"]),
         "coverage": lambda row: number(row["coverage"]),
+        "popularity": lambda row: f"{row['mean_popularity']:.1f}",
+        "new items by step": lambda row: ", ".join(map(str, row["new_items_by_step"])),
     }
     yield markdown_table(
         ("steps", "quotas", "merge", *columns),
@@ -166,6 +175,7 @@ def _horizon(path: Path, out: Path) -> Iterator[str]:
             for row in rows
         ],
     )
+    yield _HORIZON
     yield f"How: {result['method']['text']}"
 
 
