@@ -46,10 +46,10 @@ class Layout(StrEnum):
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
 
 
-GRAPH_UP_TO, GRAPH_BELOW = 8, 30_000
+GRAPH_UP_TO, GRAPH_BELOW = 4, 30_000
 """One graph is the fastest for so many requests over fewer items than these: for lists of a hundred by the rows of
 benchmarks/results/catalogue_growth.json; for lists of ten, by those of recall_latency.json, it is not on batches of
-32."""
+8."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 8))
 """From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of

@@ -54,7 +54,7 @@ def test_it_prints_every_contender_and_where_the_results_are(finished, result):
 def test_every_contender_is_measured_at_every_batch_size(result):
     for batch, rows in result.calls_by_batch().items():
         assert [row.name for row in rows] == CONTENDERS, batch
-    assert list(result.calls_by_batch()) == [1, 32, 256]
+    assert list(result.calls_by_batch()) == [1, 8, 32, 256]
 
 
 def test_stages_add_up_to_the_whole_call(result):

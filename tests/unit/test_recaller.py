@@ -521,7 +521,8 @@ def test_auto_takes_what_was_measured_to_be_faster() -> None:
         return Layout.AUTO.choose(num_items, batch, is_exact=is_exact, has_graph=has_graph)
 
     assert chosen(12_000, 1) is Layout.GRAPH
-    assert chosen(12_000, 8) is Layout.GRAPH
+    assert chosen(12_000, 4) is Layout.GRAPH
+    assert chosen(12_000, 8) is Layout.FUSED
     assert chosen(12_000, 1, has_graph=False) is Layout.FUSED
     assert chosen(12_000, 32) is Layout.FUSED
     assert chosen(12_000, 256) is Layout.INDEX
