@@ -19,15 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.growth import (
-    REFERENCE,
-    Fitted,
-    Grown,
-    Indexes,
-    grown_precision,
-    open_way,
-    ways,
-)
+from recgpt.bench.growth import REFERENCE, Fitted, Grown, Indexes, grown_precision, open_way, ways
 from recgpt.bench.growth_report import crossover, plot_growth, show_growth
 from recgpt.bench.results import Result, Row
 from recgpt.bench.stages import time_recall

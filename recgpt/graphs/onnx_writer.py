@@ -6,6 +6,7 @@ Knows how to export; not what a bundle is, nor how good the result is (see ``rec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -103,9 +104,9 @@ def write_onnx(graph: Graph, path: Path, *, metadata: Mapping[str, str], precisi
 
 def _stored_bytes(graph: Graph, precision: Precision) -> int:
     """What the weights of a graph take in its file; the catalogue in 8 bits is a buffer of the graph."""
-    weights = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+    weights = itertools.chain(graph.named_parameters(), graph.named_buffers())
     halved = TABLES if precision is Precision.FLOAT16 else ()
-    return sum(weight.nbytes // (2 if name.endswith(halved) else 1) for name, weight in weights.items())
+    return sum(weight.nbytes // (2 if name.endswith(halved) else 1) for name, weight in weights)
 
 
 def _export(graph: Graph) -> onnx_ir.Model:

@@ -245,18 +245,15 @@ def _given(request: RecallRequest) -> tuple[str, ...]:
 
 
 def _all_fit(values: Collection[_Id], dtype: str) -> bool:
-    """Whether ``_fits`` holds for all, which it nearly always does: asked for all of them at once."""
-    if not values:
-        return True
+    """Whether all of a request's ids can be sent; asked for all of them at once, which is far cheaper."""
+    kinds = {*map(type, values)}
     if dtype == STRING:
-        return {*map(type, values)} == {str}
-    return {*map(type, values)} == {int} and min(values) >= _LEAST and max(values) <= _MOST
+        return kinds <= {str}
+    return not kinds or (kinds == {int} and min(values) >= _LEAST and max(values) <= _MOST)
 
 
-def _fits(value: object, dtype: str) -> bool:
-    if dtype == STRING:
-        return isinstance(value, str)
-    return isinstance(value, int) and _LEAST <= value <= _MOST
+def _fits(value: _Id, dtype: str) -> bool:
+    return _all_fit((value,), dtype)
 
 
 def _padded(lists: Sequence[Sequence[_Id]], dtype: str) -> NDArray[Any]:
