@@ -14,6 +14,7 @@ from pathlib import Path
 from recgpt.bench.growth_report import growth
 from recgpt.bench.load_report import serving_load
 from recgpt.bench.peers_report import peers
+from recgpt.bench.report_findings import FINDINGS
 from recgpt.bench.report_sections import (
     Render,
     Section,
@@ -58,6 +59,9 @@ Every number below is read from the JSON that is named with it, which holds ever
 the method. Ratios are between contenders that were timed in the same rounds of one run.
 """
 
+# Longer tables are folded: who reads the report wants the answer first, and the plots.
+_MAX_OPEN_LINES = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
@@ -83,7 +87,7 @@ def write_report(results: Path, out: Path) -> Written:
         DataError: a result cannot be read, or there is none.
         OutputError: a file cannot be written.
     """
-    found, missing, parts, not_helped = [], {}, [_HEAD], []
+    found, missing, in_short, parts, not_helped = [], {}, [], [], []
     for name, (script, render) in SECTIONS.items():
         path = results / f"{name}.json"
         if not path.is_file():
@@ -91,10 +95,13 @@ def write_report(results: Path, out: Path) -> Written:
             continue
         section = _section(path, render)
         found.append(name)
+        findings = FINDINGS[name](section.result) if name in FINDINGS else ()
+        in_short += [f"- {line}" for line in findings]
         parts.append(_markdown(section, path, out))
         not_helped += [f"- {line}" for line in section.not_helped]
     if not found:
         raise DataError(f"{results} has no result of a benchmark; run one of: {', '.join(missing.values())}")
+    parts = [_HEAD, *(["## In short\n\n" + "\n".join(in_short)] if in_short else []), *parts]
     parts.append(_gpu(results / GPU, out))
     if not_helped:
         parts.append("## What was tried and did not help\n\n" + "\n".join(not_helped))
@@ -136,4 +143,13 @@ def _markdown(section: Section, path: Path, out: Path) -> str:
     ]
     images = [f"![{plot.stem}]({os.path.relpath(plot, out.parent)})" for plot in section.plots]
     method = f"How: {section.result.method['text']}"
-    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *section.tables, method])
+    tables = map(_folded, section.tables)
+    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, method])
+
+
+def _folded(table: str) -> str:
+    """The table, to be opened by a click where it is long."""
+    num_rows = table.count("\n") - 1
+    if num_rows <= _MAX_OPEN_LINES:
+        return table
+    return f"<details><summary>All {num_rows} rows</summary>\n\n{table}\n\n</details>"

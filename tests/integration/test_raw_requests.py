@@ -69,12 +69,12 @@ def is_right(raw: Raw) -> bool:
     # Triton knows the number of rows from the first input by name, in 32 bits, where 0 says nothing.
     first, *others = declared.pop(signature.EXCLUDED_IDS, excluded.shape) or (0,)
     read = (first % 2**32 or rows, *others)
-    # So exclusions without rows count as empty ones; not where recall_2 counts rows by further inputs.
-    is_empty = excluded.shape == (0, 0) and read == (rows, 0) and not quotas
-    fits = excluded.shape[:1] == (rows,) and read == excluded.shape or is_empty
-    shapes = [user.shape == (rows, 1), segments.shape == (rows, width), lengths.shape == (rows, 1), not declared]
+    # So it reads rows where none were declared; not for recall_2, which counts rows by further inputs.
+    is_read = len(read) == 2 and read[0] == rows and read[1] * rows == excluded.size
+    shapes = [is_read and not (quotas and first % 2**32 == 0)]
+    shapes += [user.shape == (rows, 1), segments.shape == (rows, width), lengths.shape == (rows, 1), not declared]
     shapes += [array.shape == (rows, 2) for array in quotas]
-    shapes += [len(read) == 2 and fits, 1 <= rows <= 256, 1 <= width <= MAX_LENGTH]
+    shapes += [1 <= rows <= 256, 1 <= width <= MAX_LENGTH]
     if not all(shapes) or any(array.dtype != np.int64 for array in arrays.values()):
         return False
     ranges = [(user, 0, NUM_USERS), (items, 0, NUM_ITEMS), (segments, 0, 1), (excluded, 0, LAST_EXCLUDED)]
@@ -110,12 +110,10 @@ def ranked(decoder: Decoder, interest: NDArray[Any], excluded: NDArray[Any]) -> 
     return order[np.isfinite(scores[order])]
 
 
-def nothing_excluded_in_rows(raw: Raw) -> Raw:
-    """The same, with as many rows of exclusions as others where all of them are empty."""
-    if raw.arrays[signature.EXCLUDED_IDS].size:
-        return raw
-    rows = len(raw.arrays[signature.USER_IDS])
-    return with_array(raw, signature.EXCLUDED_IDS, np.zeros((rows, 0), dtype=np.int64))
+def as_read(raw: Raw) -> Raw:
+    """The same request with exclusions of the shape that Triton reads: as many rows as the others have."""
+    rows, excluded = len(raw.arrays[signature.USER_IDS]), raw.arrays[signature.EXCLUDED_IDS]
+    return with_array(raw, signature.EXCLUDED_IDS, excluded.reshape(rows, excluded.size // rows))
 
 
 def check_interests(decoder: Decoder, raw: Raw, found: Arrays) -> None:
@@ -159,7 +157,7 @@ def check_answer_or_refusal(ask: Ask, export: Export, raw: Raw) -> None:
     expected = ask(known)
     if is_right(raw):
         check = check_interests if raw.model == KNOWN.model else check_items
-        check(export.checkpoint.decoder, nothing_excluded_in_rows(raw), ask(raw))
+        check(export.checkpoint.decoder, as_read(raw), ask(raw))
     else:
         with pytest.raises(grpc.RpcError) as refusal:
             ask(raw)
@@ -169,10 +167,15 @@ def check_answer_or_refusal(ask: Ask, export: Export, raw: Raw) -> None:
 
 
 EMPTY = with_array(plain([1]), signature.EXCLUDED_IDS, np.zeros((0, 0), dtype=np.int64))
+WITHOUT_ROWS = replace(
+    with_array(plain([1]), signature.EXCLUDED_IDS, np.array(1)), shapes={signature.EXCLUDED_IDS: [-(2**63), 1]}
+)
 
 
 @QUICK
 @example(raw=EMPTY)
+@example(raw=WITHOUT_ROWS)
+@example(raw=recalling(WITHOUT_ROWS))
 @ANY_REQUEST
 def test_what_is_wrong_is_refused_and_what_is_right_gets_its_own_answer(ask: Ask, export: Export, raw: Raw) -> None:
     check_answer_or_refusal(ask, export, raw)

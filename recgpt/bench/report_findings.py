@@ -1,0 +1,123 @@
+"""What each benchmark found, in a sentence or two: the short answer above its tables. Knows rows, no Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from recgpt.bench.growth import REFERENCE
+from recgpt.bench.interest_contenders import FUSED
+from recgpt.bench.peers_report import OURS
+from recgpt.bench.results import Fact, Result, Row
+from recgpt.bench.tables import significant
+from recgpt.recall.index_fit import FOUND
+from recgpt.recall.layout import Layout
+
+Finding = Callable[[Result], Sequence[str]]
+
+
+def recall_latency(result: Result) -> list[str]:
+    """The engine against PyTorch, by batch."""
+    rows = [row for row in result.rows if row.stages_ns and row.name == "engine"]
+    return [
+        f"Two-step recall by the engine is {_list(rows, 'ratio_to_eager')} times as fast as PyTorch that recomputes, at "
+        f"{_list(rows, 'batch')} requests a call; {_share(rows, 'identical_lists')} of the lists are the same."
+    ]
+
+
+def peers(result: Result) -> list[str]:
+    """What the engine does by default against each peer's fastest way, by batch."""
+    ours = [row for row in result.rows if row.name.startswith(f"{OURS}, {Layout.AUTO}")]
+    against = {
+        "RePlay compiled in float32": "ratio_to_replay_float32",
+        "RePlay as it comes": "ratio_to_replay",
+        "RecTools": "ratio_to_rectools",
+        "RecBole": "ratio_to_recbole",
+    }
+    ratios = [f"{name} {_list(ours, fact)}" for name, fact in against.items() if ours[0].facts.get(fact) is not None]
+    return [f"Our two steps are this many times as fast as one step of others, at {_list(ours, 'batch')} requests a call: {'; '.join(ratios)}."]
+
+
+def interests_latency(result: Result) -> list[str]:
+    """The fused graph against PyTorch and the floor."""
+    found = result.method["summary"]
+    return [
+        f"The fused graph ({FUSED}) is the fastest in {found['num_cells_fused_is_fastest']} of {found['num_cells']} "
+        f"settings, {significant(found['mean_ratio_to_eager'])} times as fast as PyTorch in the geometric mean, and takes "
+        f"{significant(found['typical_ratio_to_floor'])} times the floor of dense products at most in batches of short "
+        f"histories, {significant(found['longest_ratio_to_floor'])} times with the longest."
+    ]
+
+
+def growth(result: Result) -> list[str]:
+    """The fastest way for one request, exact and approximate, by size of the catalogue."""
+    threads = min(int(row.facts["num_threads"] or 0) for row in result.rows)
+    single = [row for row in result.rows if row.facts["batch"] == 1 and row.facts["num_threads"] == threads]
+    sentences = []
+    for num_items in dict.fromkeys(row.facts["num_items"] for row in single):
+        rows = [row for row in single if row.facts["num_items"] == num_items]
+        exact = _fastest(row for row in rows if row.facts["index"] == REFERENCE.kind)
+        other = _fastest(row for row in rows if row.facts["index"] != REFERENCE.kind)
+        sentences.append(
+            f"{num_items:,} items, one request, {threads} thread{'s' if threads > 1 else ''}: {exact.name} p90 "
+            f"{significant(exact.latency_ms['p90'])} ms; {other.name} {significant(other.latency_ms['p90'])} ms, finding "
+            f"{float(other.facts[f'ann_recall_at_{FOUND}'] or 0):.1%}."
+        )
+    return sentences
+
+
+def concurrency(result: Result) -> list[str]:
+    """Throughput by client threads."""
+    best = max(result.rows, key=lambda row: float(row.facts["throughput"] or 0))
+    return [
+        f"One thread asks {float(result.rows[0].facts['throughput'] or 0):,.0f} requests/s of one engine, "
+        f"{best.facts['clients']} threads {float(best.facts['throughput'] or 0):,.0f}."
+    ]
+
+
+def kv_cache(result: Result) -> list[str]:
+    """Where the cache pays."""
+    ratios = [float(row.facts["ratio"] or 0) for row in result.rows[::2]]
+    pays = sum(ratio > 1 for ratio in ratios)
+    return [
+        f"The KV cache pays in {pays} of {len(ratios)} settings: {min(ratios):.2f} to {max(ratios):.2f} times as fast as "
+        "recomputing."
+    ]
+
+
+def serving_load(result: Result) -> list[str]:
+    """The bars."""
+    return [
+        f"{bar['bar']} over {bar['num_items']:,} items, {bar['limit']}: {significant(float(bar['reached_ms']))} ms by "
+        f"{bar['layout']}{'' if bar['is_met'] else '; missed'}."
+        for bar in result.method["bars"]
+        if bar["reached_ms"] is not None
+    ]
+
+
+FINDINGS: Mapping[str, Finding] = {
+    "recall_latency": recall_latency,
+    "peers": peers,
+    "interests_latency": interests_latency,
+    "catalogue_growth": growth,
+    "catalogue_growth_10m": growth,
+    "concurrency": concurrency,
+    "kv_cache": kv_cache,
+    "serving_load": serving_load,
+}
+"""By the name of the result; the others' tables are short enough to speak for themselves."""
+
+
+def _fastest(rows: Iterable[Row]) -> Row:
+    return min(rows, key=lambda row: row.latency_ms["p90"])
+
+
+def _list(rows: Sequence[Row], fact: str) -> str:
+    return " / ".join(_text(row.facts[fact]) for row in rows)
+
+
+def _text(value: Fact) -> str:
+    return significant(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _share(rows: Sequence[Row], fact: str) -> str:
+    return f"{min(float(row.facts[fact] or 0) for row in rows):.1%}"
