@@ -93,6 +93,8 @@ class StageConfig:
         num_negatives: sampled items a position, for ``bce``.
         precision: of products while training: ``bfloat16`` is twice as fast where the processor knows it; weights, sums
             and validation are float32 either way.
+        smoothing: how much item vectors lean on those of neighbouring items while training, against their own; 0 = not
+            at all (``recgpt.training.smoothing``).
         user_dropout: probability that a user counts as the shared one in a training step; 1 = no user vectors.
     """
 
@@ -105,6 +107,7 @@ class StageConfig:
     loss: str = "cross_entropy"
     num_negatives: int = 1
     precision: str = "float32"
+    smoothing: float = 0.0
     user_dropout: float = 1.0
 
     def __post_init__(self) -> None:
@@ -114,6 +117,7 @@ class StageConfig:
             _check_range(self, name, 1, None)
         _check_range(self, "learning_rate", 1e-8, 10.0)
         _check_range(self, "weight_decay", 0.0, 10.0)
+        _check_range(self, "smoothing", 0.0, 100.0)
         _check_range(self, "user_dropout", 0.0, 1.0)
         _check_choice(self, "schedule", SCHEDULES)
         _check_choice(self, "loss", LOSSES)

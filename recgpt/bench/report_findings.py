@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from recgpt.bench.growth import REFERENCE
-from recgpt.bench.interest_contenders import FUSED
 from recgpt.bench.peers_report import OURS
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.tables import significant
 from recgpt.recall.index_fit import FOUND
 from recgpt.recall.layout import Layout
 
-Finding = Callable[[Result], Sequence[str]]
+Finding = Callable[[Result], Iterable[str]]
 
 
-def recall_latency(result: Result) -> list[str]:
+def recall_latency(result: Result) -> Iterator[str]:
     """The engine against PyTorch, by batch."""
     rows = [row for row in result.rows if row.stages_ns and row.name == "engine"]
-    return [
-        f"Two-step recall by the engine is {_list(rows, 'ratio_to_eager')} times as fast as PyTorch that recomputes, at "
-        f"{_list(rows, 'batch')} requests a call; {_share(rows, 'identical_lists')} of the lists are the same."
-    ]
+    same = min(float(row.facts["identical_lists"] or 0) for row in rows)
+    yield (
+        f"Two-step recall by the engine is {_list(rows, 'ratio_to_eager')} times as fast as PyTorch that recomputes, "
+        f"at {_list(rows, 'batch')} requests a call; {same:.1%} of the lists are the same."
+    )
 
 
-def peers(result: Result) -> list[str]:
+def peers(result: Result) -> Iterator[str]:
     """What the engine does by default against each peer's fastest way, by batch."""
     ours = [row for row in result.rows if row.name.startswith(f"{OURS}, {Layout.AUTO}")]
     against = {
@@ -34,64 +34,66 @@ def peers(result: Result) -> list[str]:
         "RecBole": "ratio_to_recbole",
     }
     ratios = [f"{name} {_list(ours, fact)}" for name, fact in against.items() if ours[0].facts.get(fact) is not None]
-    return [f"Our two steps are this many times as fast as one step of others, at {_list(ours, 'batch')} requests a call: {'; '.join(ratios)}."]
+    yield (
+        f"Our two steps are this many times as fast as one step of others, at {_list(ours, 'batch')} requests a call: "
+        f"{'; '.join(ratios)}."
+    )
 
 
-def interests_latency(result: Result) -> list[str]:
+def interests_latency(result: Result) -> Iterator[str]:
     """The fused graph against PyTorch and the floor."""
     found = result.method["summary"]
-    return [
-        f"The fused graph ({FUSED}) is the fastest in {found['num_cells_fused_is_fastest']} of {found['num_cells']} "
-        f"settings, {significant(found['mean_ratio_to_eager'])} times as fast as PyTorch in the geometric mean, and takes "
-        f"{significant(found['typical_ratio_to_floor'])} times the floor of dense products at most in batches of short "
-        f"histories, {significant(found['longest_ratio_to_floor'])} times with the longest."
-    ]
+    yield (
+        f"Interests by the fused graph are the fastest in {found['num_cells_fused_is_fastest']} of "
+        f"{found['num_cells']} settings, {significant(found['mean_ratio_to_eager'])} times as fast as PyTorch in the "
+        f"geometric mean; in batches they take at most {significant(found['typical_ratio_to_floor'])} times the floor of "
+        f"dense products with short histories, {significant(found['longest_ratio_to_floor'])} times with the longest."
+    )
 
 
-def growth(result: Result) -> list[str]:
+def growth(result: Result) -> Iterator[str]:
     """The fastest way for one request, exact and approximate, by size of the catalogue."""
     threads = min(int(row.facts["num_threads"] or 0) for row in result.rows)
     single = [row for row in result.rows if row.facts["batch"] == 1 and row.facts["num_threads"] == threads]
-    sentences = []
     for num_items in dict.fromkeys(row.facts["num_items"] for row in single):
         rows = [row for row in single if row.facts["num_items"] == num_items]
         exact = _fastest(row for row in rows if row.facts["index"] == REFERENCE.kind)
         other = _fastest(row for row in rows if row.facts["index"] != REFERENCE.kind)
-        sentences.append(
-            f"{num_items:,} items, one request, {threads} thread{'s' if threads > 1 else ''}: {exact.name} p90 "
-            f"{significant(exact.latency_ms['p90'])} ms; {other.name} {significant(other.latency_ms['p90'])} ms, finding "
-            f"{float(other.facts[f'ann_recall_at_{FOUND}'] or 0):.1%}."
+        share = float(other.facts[f"ann_recall_at_{FOUND}"] or 0)
+        yield (
+            f"{num_items:,} items, one request, {threads} thread{'s' if threads > 1 else ''}: p90 "
+            f"{significant(exact.latency_ms['p90'])} ms by {exact.name}, {significant(other.latency_ms['p90'])} ms by "
+            f"{other.name}, which finds {share:.1%} of the exact answer."
         )
-    return sentences
 
 
-def concurrency(result: Result) -> list[str]:
+def concurrency(result: Result) -> Iterator[str]:
     """Throughput by client threads."""
     best = max(result.rows, key=lambda row: float(row.facts["throughput"] or 0))
-    return [
+    yield (
         f"One thread asks {float(result.rows[0].facts['throughput'] or 0):,.0f} requests/s of one engine, "
         f"{best.facts['clients']} threads {float(best.facts['throughput'] or 0):,.0f}."
-    ]
+    )
 
 
-def kv_cache(result: Result) -> list[str]:
+def kv_cache(result: Result) -> Iterator[str]:
     """Where the cache pays."""
     ratios = [float(row.facts["ratio"] or 0) for row in result.rows[::2]]
     pays = sum(ratio > 1 for ratio in ratios)
-    return [
-        f"The KV cache pays in {pays} of {len(ratios)} settings: {min(ratios):.2f} to {max(ratios):.2f} times as fast as "
-        "recomputing."
-    ]
+    yield (
+        f"A KV cache pays in {pays} of {len(ratios)} settings: {min(ratios):.2f} to {max(ratios):.2f} times as fast "
+        "as recomputing."
+    )
 
 
-def serving_load(result: Result) -> list[str]:
+def serving_load(result: Result) -> Iterator[str]:
     """The bars."""
-    return [
-        f"{bar['bar']} over {bar['num_items']:,} items, {bar['limit']}: {significant(float(bar['reached_ms']))} ms by "
-        f"{bar['layout']}{'' if bar['is_met'] else '; missed'}."
-        for bar in result.method["bars"]
-        if bar["reached_ms"] is not None
-    ]
+    for bar in result.method["bars"]:
+        if bar["reached_ms"] is not None:
+            yield (
+                f"{bar['bar'].capitalize()} over {bar['num_items']:,} items, {bar['limit']}: "
+                f"{significant(float(bar['reached_ms']))} ms by {bar['layout']}{'' if bar['is_met'] else '; missed'}."
+            )
 
 
 FINDINGS: Mapping[str, Finding] = {
@@ -117,7 +119,3 @@ def _list(rows: Sequence[Row], fact: str) -> str:
 
 def _text(value: Fact) -> str:
     return significant(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _share(rows: Sequence[Row], fact: str) -> str:
-    return f"{min(float(row.facts[fact] or 0) for row in rows):.1%}"

@@ -20,6 +20,7 @@ from recgpt.config import StageConfig
 from recgpt.errors import OutputError
 from recgpt.model.decoder import Decoder
 from recgpt.training.module import NDCG, TRAIN_LOSS, VALIDATION, StageModule
+from recgpt.training.smoothing import Neighbours, smoothed
 from recgpt.training.stage_data import StageData
 
 # What Lightning says at INFO (devices it looked for, advertisements) is not about this run.
@@ -52,6 +53,7 @@ def fit_stage(
     data: StageData,
     folder: Path,
     *,
+    neighbours: Neighbours | None,
     quotas: tuple[int, ...],
     seed: int,
     progress: bool,
@@ -65,6 +67,7 @@ def fit_stage(
         stage: how.
         data: on what.
         folder: where this stage's checkpoints are kept.
+        neighbours: the graph of items for stages that smooth item vectors.
         quotas: items of each step of the list that is validated.
         seed: of every random choice.
         progress: show a progress bar, or a line an epoch where the output is no terminal.
@@ -76,7 +79,7 @@ def fit_stage(
     last = folder / "last.ckpt"
     if last.exists() and progress:
         print(f"going on with {last}", flush=True)
-    with _quiet(), _writing(folder):
+    with _quiet(), _writing(folder), smoothed(decoder, neighbours, stage.smoothing):
         module = StageModule(decoder.train(), stage, quotas=quotas, seed=seed)
         try:
             trainer.fit(module, datamodule=data, ckpt_path=last if last.exists() else None, weights_only=True)
@@ -86,9 +89,9 @@ def fit_stage(
                 raise
             print(f"stopped; the same command goes on with {last}" if last.exists() else "stopped", flush=True)
             raise KeyboardInterrupt from error
-    best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
-    decoder.cpu().eval()
-    module.load_state_dict(best["state_dict"])
+        best = torch.load(folder / "best.ckpt", map_location="cpu", weights_only=True)
+        decoder.cpu().eval()
+        module.load_state_dict(best["state_dict"])
     return FitResult(num_epochs=best["epoch"] + 1, validation=best[VALIDATION])
 
 

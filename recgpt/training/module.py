@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from recgpt.config import StageConfig
 from recgpt.metrics import hit_rate_at_k, ndcg_at_k
@@ -53,20 +54,22 @@ class StageModule(pl.LightningModule):
     def training_step(self, parts: Sequence[TrainingBatch], batch_index: int) -> Tensor:
         """Mean loss over the positions that have a target."""
         interests, targets = [], []
-        for part in parts:
-            user_rows = drop_users(part.user_rows, self.stage.user_dropout)
-            # Only rows with a target are scored against the catalogue.
-            real = part.targets != NO_TARGET
-            interests.append(self.decoder(user_rows, part.item_rows, part.segments)[real])
-            targets.append(part.targets[real])
-        loss = self._loss(torch.cat(interests), torch.cat(targets))
+        # Smoothed item vectors are computed once a step.
+        with parametrize.cached():
+            for part in parts:
+                user_rows = drop_users(part.user_rows, self.stage.user_dropout)
+                # Only rows with a target are scored against the catalogue.
+                real = part.targets != NO_TARGET
+                interests.append(self.decoder(user_rows, part.item_rows, part.segments)[real])
+                targets.append(part.targets[real])
+            loss = self._loss(torch.cat(interests), torch.cat(targets))
         num_targets = sum(map(len, targets))
         self.log(TRAIN_LOSS, loss, on_step=False, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=num_targets)
         return loss
 
     def validation_step(self, batch: EvaluationBatch, batch_index: int) -> None:
         """Looks for the targets in the whole catalogue, seen items left out, through the steps that serving takes."""
-        with torch.autocast(self.device.type, enabled=False):
+        with parametrize.cached(), torch.autocast(self.device.type, enabled=False):
             ranks = recalled_ranks(self.decoder, batch, self.quotas).cpu().numpy()
         metrics = {NDCG: ndcg_at_k(ranks, VALIDATED_K), HIT_RATE: hit_rate_at_k(ranks, VALIDATED_K)}
         self.log_dict(metrics, on_epoch=True, prog_bar=True, sync_dist=True, batch_size=len(ranks))

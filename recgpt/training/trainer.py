@@ -37,6 +37,7 @@ from recgpt.training.batches import (
 from recgpt.training.fitting import fit_stage
 from recgpt.training.module import NDCG, VALIDATED_K
 from recgpt.training.run_folder import RunFolder
+from recgpt.training.smoothing import Neighbours, neighbour_graph
 from recgpt.training.stage_data import StageData
 from recgpt.training_state import FEEDBACK, PRETRAINED, PROMPT_TUNED, TrainingState
 from recgpt.types import Int64Array, PromptedHistory
@@ -135,6 +136,7 @@ class _Recipe:
             config.pretrain,
             self._data(plain_examples(self._split.train, self._max_length), config.pretrain, num_steps=1),
             self._folder.stage("pretrain"),
+            neighbours=self._neighbours(config.pretrain),
             quotas=default_quotas(VALIDATED_K, prompt_tuned=False),
             seed=config.seed,
             progress=self._progress,
@@ -169,6 +171,7 @@ class _Recipe:
             config.tune,
             self._data(self._tuning_examples(decoder), config.tune, num_steps=len(quotas), prompted=self._served()),
             self._folder.stage("tune"),
+            neighbours=self._neighbours(config.tune),
             quotas=quotas,
             seed=config.seed,
             progress=self._progress,
@@ -197,6 +200,9 @@ class _Recipe:
         histories = self._split.history("validation")
         validation = evaluation_examples(histories, self._split.validation, max_length, prompted=prompted)
         return StageData(examples, validation, batch_size=stage.batch_size, seed=self._config.seed)
+
+    def _neighbours(self, stage: StageConfig) -> Neighbours | None:
+        return neighbour_graph(self._split.train, self._interactions.num_items) if stage.smoothing else None
 
     def _served(self) -> Sequence[PromptedHistory] | None:
         """Histories with what a client knows of them beyond the behaviours; None if that is nothing."""

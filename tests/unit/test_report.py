@@ -97,6 +97,13 @@ def test_the_committed_results_make_every_section_that_they_should(tmp_path):
     text = (tmp_path / "performance.md").read_text()
     for name in names:
         assert f"results/{name}.json" in text
+    head, _, rest = text.partition("## Two-step recall of 10 items")
+    assert "## In short" in head
+    assert "times as fast as PyTorch that recomputes, at 1 / 8 / 32 / 256 requests a call" in head
+    assert "1,000 requests/s over 10,000 items, p99 <= 50 ms: " in head
+    # The longest table, of all cells of interests, is folded; a short one is not.
+    assert "<details><summary>All 108 rows</summary>\n\n|  | batch | history |" in rest
+    assert rest.count("<details>") == rest.count("</details>") < rest.count("How: ")
     for plot in ("interests_by_history", "interests_by_number", "interests_ratio_to_floor", "recall_throughput"):
         assert f"({Path('results') / plot}.png)" in text
         assert (results / f"{plot}.png").stat().st_size > 10_000
