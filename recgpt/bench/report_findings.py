@@ -46,8 +46,9 @@ def interests_latency(result: Result) -> Iterator[str]:
     yield (
         f"Interests by the fused graph are the fastest in {found['num_cells_fused_is_fastest']} of "
         f"{found['num_cells']} settings, {significant(found['mean_ratio_to_eager'])} times as fast as PyTorch in the "
-        f"geometric mean; in batches they take at most {significant(found['typical_ratio_to_floor'])} times the floor "
-        f"of dense products with short histories, {significant(found['longest_ratio_to_floor'])} times with the longest."
+        "geometric mean; in batches they take at most "
+        f"{significant(found['typical_ratio_to_floor'])} times the floor of dense products with short histories, "
+        f"{significant(found['longest_ratio_to_floor'])} times with the longest."
     )
 
 
