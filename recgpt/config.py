@@ -17,7 +17,7 @@ ATTENTION_SCALES = ("head", "model")
 SIMILARITIES = ("cosine", "inner_product")
 POSITIONS = ("relative", "absolute")
 SCHEDULES = ("constant", "linear")
-LOSSES = ("cross_entropy", "bce")
+LOSSES = ("cross_entropy", "sampled_cross_entropy", "bce")
 PRECISIONS = ("float32", "bfloat16")
 PRESETS = ("default", "paper")
 
@@ -89,8 +89,10 @@ class StageConfig:
         learning_rate: of Adam.
         schedule: ``constant``, or ``linear`` from ``learning_rate`` down to 0 at the end of ``max_epochs``.
         weight_decay: of Adam (L2), on all weights.
-        loss: ``cross_entropy`` over the whole catalogue, or the paper's ``bce`` with sampled negatives.
-        num_negatives: sampled items a position, for ``bce``.
+        loss: ``cross_entropy`` over the whole catalogue, ``sampled_cross_entropy`` over items that are drawn for each
+            step (for catalogues too large for all of it), or the paper's ``bce``.
+        num_negatives: sampled items: a step for ``sampled_cross_entropy``, where thousands are wanted, a position for
+            ``bce``.
         precision: of products while training: ``bfloat16`` is twice as fast where the processor knows it; weights, sums
             and validation are float32 either way.
         smoothing: how much item vectors lean on those of neighbouring items while training, against their own; 0 = not

@@ -1,4 +1,4 @@
-"""The two training losses. Knows tensors of interests and target rows only.
+"""The training losses. Knows tensors of interests and target rows only.
 
 Both take interests already gathered at the positions that have a target, so that nothing of width V is ever computed
 for padding.
@@ -41,6 +41,30 @@ def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) 
     return loss
 
 
+def sampled_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor, negatives: Tensor) -> Tensor:
+    """Softmax cross entropy of each target against a sample of the catalogue, for catalogues too large for all of it.
+
+    Source: Jean et al. 2015, section 3.1 (importance sampling). Each negative stands for as many items as there are for
+    one of the sample, which makes the sum over the sample an unbiased estimate of that over all other items.
+
+    Args:
+        interests: (N, D).
+        targets: (N,) int64 rows, 1..V.
+        item_matrix: (V + 1, D), row 0 is padding.
+        negatives: (M,) int64 rows, 1..V, different ones drawn uniformly; shared by all positions.
+
+    Returns:
+        Mean over the N positions, a scalar.
+    """
+    target_scores = (interests * functional.embedding(targets, item_matrix)).sum(dim=-1).float()
+    scores = (interests @ functional.embedding(negatives, item_matrix).T).float()
+    is_target = negatives.unsqueeze(0) == targets.unsqueeze(1)
+    num_others = len(item_matrix) - 2
+    stands_for = num_others / (len(negatives) - is_target.sum(dim=1)).clamp(min=1)
+    others = scores.masked_fill(is_target, -torch.inf).logsumexp(dim=1) + stands_for.log()
+    return (torch.logaddexp(target_scores, others) - target_scores).mean()
+
+
 def sampled_bce(interests: Tensor, targets: Tensor, item_matrix: Tensor, negatives: Tensor) -> Tensor:
     """Binary cross entropy of each target against its sampled negatives.
 
@@ -59,6 +83,13 @@ def sampled_bce(interests: Tensor, targets: Tensor, item_matrix: Tensor, negativ
     negative = torch.einsum("nd,nmd->nm", interests, functional.embedding(negatives, item_matrix))
     losses = functional.softplus(-positive) + functional.softplus(negative).sum(dim=-1)
     return losses.mean()
+
+
+def sample_items(num_negatives: int, num_items: int, device: torch.device) -> Tensor:
+    """Different rows 1..V, drawn uniformly from torch's global generator: (M,) int64, all of them if V is at most M."""
+    if num_items <= num_negatives:
+        return torch.arange(1, num_items + 1, device=device)
+    return 1 + torch.randperm(num_items, device=device)[:num_negatives]
 
 
 def sample_negatives(targets: Tensor, num_negatives: int, num_items: int) -> Tensor:

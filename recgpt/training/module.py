@@ -15,7 +15,13 @@ from recgpt.config import StageConfig
 from recgpt.metrics import hit_rate_at_k, ndcg_at_k
 from recgpt.model.decoder import SHARED_USER_ROW, Decoder
 from recgpt.training.batches import NO_TARGET, EvaluationBatch, TrainingBatch
-from recgpt.training.losses import full_cross_entropy, sample_negatives, sampled_bce
+from recgpt.training.losses import (
+    full_cross_entropy,
+    sample_items,
+    sample_negatives,
+    sampled_bce,
+    sampled_cross_entropy,
+)
 from recgpt.training.ranking import recalled_ranks
 
 VALIDATED_K = 10
@@ -94,6 +100,9 @@ class StageModule(pl.LightningModule):
             interests = interests / self.decoder.config.temperature
         if self.stage.loss == "cross_entropy":
             return full_cross_entropy(interests, targets, self.decoder.item_matrix)
+        if self.stage.loss == "sampled_cross_entropy":
+            drawn = sample_items(self.stage.num_negatives, self.decoder.num_items, targets.device)
+            return sampled_cross_entropy(interests, targets, self.decoder.item_matrix, drawn)
         negatives = sample_negatives(targets, self.stage.num_negatives, self.decoder.num_items)
         return sampled_bce(interests, targets, self.decoder.item_matrix, negatives)
 

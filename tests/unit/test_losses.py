@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recgpt.training.losses import full_cross_entropy, sample_negatives, sampled_bce
+from recgpt.training.losses import (
+    full_cross_entropy,
+    sample_items,
+    sample_negatives,
+    sampled_bce,
+    sampled_cross_entropy,
+)
 
 # Sums of some ten thousand float64 terms in another order.
 TOLERANCE = 1e-12
@@ -86,3 +92,44 @@ def test_negatives_are_uniform_over_all_rows_but_padding_and_the_target():
         others = counts[[item for item in range(1, 6) if item != target]]
         # 1000 expected each, standard deviation 27.
         assert others.min() > 850 and others.max() < 1150
+
+
+def test_the_sampled_loss_of_all_items_is_the_full_one():
+    generator = torch.Generator().manual_seed(0)
+    interests = torch.randn(7, 4, generator=generator, requires_grad=True)
+    items = torch.randn(21, 4, generator=generator, requires_grad=True)
+    targets = torch.randint(1, 21, (7,), generator=generator)
+    drawn = sample_items(20, 20, torch.device("cpu"))
+    assert drawn.tolist() == list(range(1, 21))
+    losses = [
+        sampled_cross_entropy(interests, targets, items, drawn),
+        functional.cross_entropy(interests @ items[1:].T, targets - 1),
+    ]
+    # float32 sums in another order.
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=0)
+    gradients = [torch.autograd.grad(loss, [interests, items]) for loss in losses]
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_sample_by_hand_stands_for_all_items_but_the_target():
+    interest = torch.tensor([[1.0]])
+    # Padding would score 100; the target (row 1) 0; rows 2 to 5 score 1, 2, 3, 4.
+    items = torch.tensor([[100.0], [0.0], [1.0], [2.0], [3.0], [4.0]])
+    # Two of four others are drawn: each stands for two. The target, drawn as well, is no negative of its own.
+    expected = math.log(1 + 2 * math.exp(1) + 2 * math.exp(4))
+    for drawn in ([2, 5], [2, 1, 5]):
+        loss = sampled_cross_entropy(interest, torch.tensor([1]), items, torch.tensor(drawn))
+        assert loss.item() == pytest.approx(expected, abs=1e-5)
+    alone = sampled_cross_entropy(interest, torch.tensor([1]), items, torch.tensor([1]))
+    assert alone.item() == 0.0
+
+
+def test_drawn_items_are_different_and_all_come_up():
+    torch.manual_seed(0)
+    drawn = [sample_items(3, 5, torch.device("cpu")).tolist() for _ in range(200)]
+    assert all(len(set(rows)) == 3 for rows in drawn)
+    counts = torch.bincount(torch.tensor(drawn).flatten(), minlength=6)
+    assert counts[0] == 0
+    # 120 expected, standard deviation 7.
+    assert ((counts[1:] > 90) & (counts[1:] < 150)).all()

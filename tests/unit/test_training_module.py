@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from recgpt.config import ModelConfig, StageConfig
+from recgpt.config import LOSSES, ModelConfig, StageConfig
 from recgpt.model.decoder import SHARED_USER_ROW, Decoder
 from recgpt.training.batches import collate_training, plain_examples
 from recgpt.training.module import StageModule, drop_users
@@ -61,7 +61,7 @@ def test_users_are_dropped_with_the_probability_given():
     assert torch.equal(dropped[dropped != 0], users[dropped != 0])
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_users_own_vectors_learn_without_user_dropout(loss):
     module = make_module(user_dropout=0.0, loss=loss)
     module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
@@ -69,7 +69,7 @@ def test_users_own_vectors_learn_without_user_dropout(loss):
     assert set(gradient.abs().sum(dim=1).nonzero().flatten().tolist()) - {SHARED_USER_ROW} == {1, 2, 3, 4, 5}
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_no_gradient_is_made_for_users_when_all_count_as_the_shared_one(loss):
     module = make_module(user_dropout=1.0, loss=loss)
     module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
@@ -82,7 +82,7 @@ def test_a_stage_without_users_vectors_does_not_keep_the_next_from_training_them
     assert later.decoder.user_embedding.weight.requires_grad
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "bce"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_padding_is_never_trained(loss):
     module = make_module(loss=loss)
     module.training_step(collate_training(plain_examples(make_sequences(), 6)), 0).backward()
