@@ -18,7 +18,7 @@ from recgpt.training.module import StageModule
 from recgpt.training.trainer import train
 
 STAGE = StageConfig(max_epochs=4, patience=4, batch_size=64, learning_rate=3e-3, user_dropout=0.5)
-PRETRAIN = dataclasses.replace(STAGE, max_epochs=3)
+PRETRAIN = dataclasses.replace(STAGE, max_epochs=3, smoothing=1.0)
 CONFIG = TrainingConfig(
     model=ModelConfig(max_length=12, hidden_size=16, ffn_size=32, dropout=0.1), pretrain=PRETRAIN, tune=STAGE, seed=3
 )
@@ -114,6 +114,13 @@ def test_validation_measures_what_is_served(uninterrupted, interactions, name, q
 def test_learns_more_than_popularity(uninterrupted, interactions):
     hit_rate = load_checkpoint(uninterrupted / "ckpt.pt").training.validation["hr@10"]
     assert hit_rate > 1.5 * popularity_hit_rate(interactions)
+
+
+def test_a_sample_of_the_catalogue_teaches_as_well(interactions, tmp_path):
+    stage = dataclasses.replace(STAGE, loss="sampled_cross_entropy", num_negatives=30)
+    config = dataclasses.replace(CONFIG, pretrain=stage, tune=dataclasses.replace(STAGE, max_epochs=0))
+    found = load_checkpoint(train(interactions, config, tmp_path, data_name="made up", progress=False))
+    assert found.training.validation["hr@10"] > 1.5 * popularity_hit_rate(interactions)
 
 
 class Killed(BaseException):
