@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from recgpt.bench.tables import significant
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, and a mark for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#222222", "#999999")
+# Share of an axis that the name of a tick takes.
+_TICK_DISTANCE = 0.1
+
 MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
@@ -54,9 +58,10 @@ def plot_lines(
             axes[place].set_yscale("log")
             for pick in (axes[place].yaxis.set_major_formatter, axes[place].yaxis.set_minor_formatter):
                 pick(FuncFormatter(_plain_number))
-        if ticks[0] > 0 and ticks[-1] / ticks[0] > 20:
+        is_wide = ticks[0] > 0 and ticks[-1] / ticks[0] > 20
+        if is_wide:
             axes[place].set_xscale("log")
-        axes[place].set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+        axes[place].set_xticks(ticks, _names_apart(ticks, [math.log(tick) for tick in ticks] if is_wide else ticks))
         axes[place].xaxis.set_minor_locator(NullLocator())
         axes[place].set_title(panel.title, color=INK, fontsize=11)
         axes[place].set_xlabel(xlabel, color=FAINT, fontsize=9)
@@ -100,6 +105,16 @@ def _plain(axes: Axes, *, grid: str) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def _names_apart(ticks: Sequence[float], places: Sequence[float]) -> list[str]:
+    """Names of ticks; none where it would run into the one before. The last always has one."""
+    least = _TICK_DISTANCE * (places[-1] - places[0])
+    named = [len(ticks) - 1]
+    for tick in range(len(ticks) - 2, -1, -1):
+        if places[named[-1]] - places[tick] >= least:
+            named.append(tick)
+    return [f"{value:,g}" if tick in named else "" for tick, value in enumerate(ticks)]
 
 
 def _plain_number(value: float, place: int | None) -> str:
