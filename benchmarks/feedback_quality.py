@@ -90,7 +90,7 @@ def _recipe(*, quick: bool) -> TrainingConfig:
     recipe = load_training_config()
     pretrain, tune = (
         replace(recipe.pretrain, batch_size=64),
-        replace(recipe.tune, batch_size=64, max_epochs=50, patience=8),
+        replace(recipe.tune, batch_size=64, max_epochs=50, patience=8, learning_rate=5e-4),
     )
     if quick:
         pretrain, tune = replace(pretrain, max_epochs=NUM_QUICK_EPOCHS), replace(tune, max_epochs=NUM_QUICK_EPOCHS)
