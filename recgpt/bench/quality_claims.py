@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from recgpt.bench.quality_tables import NO_PROMPTS, PRETRAIN, RECGPT, RECGPT_1, VARIANT_1, Report, number
+from recgpt.bench.quality_tables import NO_PROMPTS, PRETRAIN, RECGPT, RECGPT_1, VARIANT_1, Report, number, title
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def claim_rows(report: Report) -> Iterator[tuple[str, ...]]:
             theirs = f"{paper[claim.system] - paper[claim.baseline]:+.4f}" if paper else "-"
             yield (
                 claim.text,
-                report["dataset"],
+                title(report),
                 theirs,
                 f"{found['difference']:+.4f}",
                 f"{found['low']:+.4f} to {found['high']:+.4f}",

@@ -11,12 +11,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from recgpt.bench.plots import BLUE, FAINT, INK, save_figure
+from recgpt.bench.quality_tables import Report, title
 
 ORANGE = "#D55E00"
 STAGES = (("validation", ORANGE, "o"), ("test", BLUE, "s"))
 METRICS = {"hr@10": "HR@10", "ndcg@10": "NDCG@10"}
 
-Report = Mapping[str, Any]
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -24,17 +24,17 @@ def plot_prompts(reports: Sequence[Report], target: Path) -> None:
     """Figure 4 of the paper again: quality by the number of generated prompts an item.
 
     Args:
-        reports: one a data set, as ``benchmarks/recall_quality.py`` writes them.
+        reports: as ``benchmarks/recall_quality.py`` writes them.
         target: PNG to write.
 
     Raises:
         OutputError: ``target`` cannot be written.
     """
     _plot(
-        [(report["dataset"], report["prompts"]) for report in reports],
+        [(title(report), report["prompts"]) for report in reports],
         label=lambda row: str(row["num_prompts"]),
         xlabel="K, generated prompts an item in stage 2",
-        title="Prompts: quality of the tuned model by K",
+        heading="Prompts: quality of the tuned model by K",
         target=target,
     )
 
@@ -42,10 +42,10 @@ def plot_prompts(reports: Sequence[Report], target: Path) -> None:
 def plot_quotas(reports: Sequence[Report], target: Path) -> None:
     """Figures 5 and 6 of the paper again: quality by (m, n), the items from each step; as ``plot_prompts``."""
     _plot(
-        [(report["dataset"], report["quotas_sweep"]) for report in reports],
+        [(title(report), report["quotas_sweep"]) for report in reports],
         label=lambda row: "{},{}".format(*row["quotas"], 0),
         xlabel="(m, n), items from the first and from the second interest",
-        title="Two steps: quality of the tuned model by quotas",
+        heading="Two steps: quality of the tuned model by quotas",
         target=target,
     )
 
@@ -55,20 +55,20 @@ def _plot(
     *,
     label: Callable[[Mapping[str, Any]], str],
     xlabel: str,
-    title: str,
+    heading: str,
     target: Path,
 ) -> None:
     figure = Figure(figsize=(max(1.0 + 3.2 * len(sweeps), 5.2), 5.4), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(METRICS), len(sweeps), squeeze=False, sharex="col")
-    for column, (dataset, rows) in enumerate(sweeps):
-        axes[0, column].set_title(dataset.capitalize(), color=INK, fontsize=11, fontweight="bold")
+    for column, (name, rows) in enumerate(sweeps):
+        axes[0, column].set_title(name, color=INK, fontsize=11, fontweight="bold")
         for line, metric in enumerate(METRICS):
             _draw(axes[line, column], rows, metric, [label(row) for row in rows])
-    for line, name in enumerate(METRICS.values()):
-        axes[line, 0].set_ylabel(name, color=FAINT, fontsize=10)
+    for line, metric in enumerate(METRICS.values()):
+        axes[line, 0].set_ylabel(metric, color=FAINT, fontsize=10)
     figure.supxlabel(xlabel, color=FAINT, fontsize=10)
-    figure.suptitle(title, color=INK, fontsize=13, fontweight="bold")
+    figure.suptitle(heading, color=INK, fontsize=13, fontweight="bold")
     axes[0, 0].legend(loc="lower left", frameon=False, fontsize=9)
     save_figure(figure, target)
 

@@ -12,7 +12,7 @@ from typing import Any
 from recgpt.bench.horizon import plot_horizon
 from recgpt.bench.quality_claims import claim_rows
 from recgpt.bench.quality_plots import plot_prompts, plot_quotas
-from recgpt.bench.quality_tables import FINISHED, METRICS, NAMES, RECGPT, Report, headline_rows, number
+from recgpt.bench.quality_tables import FINISHED, METRICS, NAMES, RECGPT, Report, headline_rows, number, title
 from recgpt.errors import DataError
 from recgpt.files import atomic_path
 from recgpt.tables import markdown_table
@@ -70,7 +70,10 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
         DataError: a result cannot be read, or there is none.
         OutputError: a file cannot be written.
     """
-    reports = [_read(path, {"dataset", "metrics", "quotas_sweep"}) for path in sorted(results.glob("quality_*.json"))]
+    reports = [
+        {**_read(path, {"dataset", "metrics", "quotas_sweep"}), "recipe": path.stem.removeprefix("quality_")}
+        for path in sorted(results.glob("quality_*.json"))
+    ]
     horizons = sorted(results.glob("horizon_*.json"))
     feedback = results / "feedback_quality.json"
     if not reports:
@@ -92,7 +95,7 @@ def _headlines(reports: Sequence[Report]) -> Iterator[str]:
     yield "## The four data sets"
     for report in reports:
         seeds = len(report["seeds"])
-        yield f"### {report['dataset'].capitalize()}, {seeds} seed{'s' if seeds > 1 else ''}"
+        yield f"### {title(report)}, {seeds} seed{'s' if seeds > 1 else ''}"
         yield markdown_table(("test", *METRICS), headline_rows(report))
         epochs = report.get("num_epochs", {})
         if FINISHED in epochs:
@@ -117,26 +120,26 @@ def _claims(reports: Sequence[Report]) -> Iterator[str]:
 
 def _sweeps(reports: Sequence[Report], results: Path, out: Path) -> Iterator[str]:
     swept = [report for report in reports if "prompts" in report]
-    for found, draw, name, title in (
+    for found, draw, name, heading in (
         (swept, plot_prompts, "quality_prompts.png", "Prompts an item in stage 2 (figure 4 of the paper)"),
         (reports, plot_quotas, "quality_quotas.png", "Items from each step (figures 5 and 6 of the paper)"),
     ):
         if found:
             draw(found, results / name)
-            yield f"## {title}"
+            yield f"## {heading}"
             yield _image(results / name, out)
     for report in swept:
         best = max(report["prompts"], key=lambda row: float(row["validation"]["mean"]["ndcg@10"]))
         quotas = max(report["quotas_sweep"], key=lambda row: float(row["validation"]["mean"]["ndcg@10"]))
         yield (
-            f"{report['dataset'].capitalize()}: best on validation K = {best['num_prompts']} (the paper: 1 to 3) and "
+            f"{title(report)}: best on validation K = {best['num_prompts']} (the paper: 1 to 3) and "
             f"({', '.join(map(str, quotas['quotas']))}) (the paper: (9, 1) and (8, 2))."
         )
 
 
 def _exported(reports: Sequence[Report]) -> Iterator[str]:
     rows = [
-        (report["dataset"], precision, quotas, *(number(found[metric]) for metric in METRICS), _share(found))
+        (title(report), precision, quotas, *(number(found[metric]) for metric in METRICS), _share(found))
         for report in reports
         for precision, of_quotas in report.get("exported", {}).items()
         for quotas, found in of_quotas.items()

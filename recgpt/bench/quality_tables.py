@@ -67,6 +67,13 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float, float]]] = {
 }
 
 
+def title(report: Report) -> str:
+    """What a report is about: the data set, and the recipe where that is not named like it."""
+    dataset = str(report["dataset"]).capitalize()
+    recipe = report.get("recipe", report["dataset"])
+    return dataset if recipe == report["dataset"] else f"{dataset} ({recipe})"
+
+
 def show_quality(report: Report, console: Console) -> None:
     """Prints the headline and what the differences are worth."""
     table = Table("", *METRICS, title=f"{report['dataset']}, test, {len(report['seeds'])} seed(s)", box=None)

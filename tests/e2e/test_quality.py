@@ -99,7 +99,7 @@ def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path)
     written = (tmp_path / "quality.md").read_text()
     assert "| RecGPT, two steps |" in written
     assert re.search(r"Stage 2 made the model better on validation for [012] of 2 seeds\.", written)
-    assert written.count("| two steps beat one | tiny | - |") == 1
+    assert written.count("| two steps beat one | Tiny | - |") == 1
     assert "![quality_quotas](quality_quotas.png)" in written
     for name in ("quality_prompts.png", "quality_quotas.png"):
         assert (tmp_path / name).stat().st_size > 10_000

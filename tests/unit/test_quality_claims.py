@@ -20,9 +20,11 @@ def test_each_claim_that_a_report_can_judge_has_its_row() -> None:
             {"system": "recgpt", "baseline": "sasrec_bce", "hr@10": found},  # no finding of the paper's
         ],
     }
-    expected = ("two steps beat one", "toys", "+0.0010", "+0.0011", "+0.0002 to +0.0020", ".013", "holds")
+    expected = ("two steps beat one", "Toys", "+0.0010", "+0.0011", "+0.0002 to +0.0020", ".013", "holds")
     assert list(claim_rows(report)) == [expected]
     assert [row[2] for row in claim_rows(report | {"dataset": "mine"})] == ["-"]
+    assert [row[1] for row in claim_rows(report | {"recipe": "toys"})] == ["Toys"]
+    assert [row[1] for row in claim_rows(report | {"recipe": "toys_wide"})] == ["Toys (toys_wide)"]
 
 
 @pytest.mark.parametrize("dataset", PAPER_HR_10)
