@@ -39,9 +39,8 @@ class Neighbours(NamedTuple):
     offsets: Tensor
 
     def sums(self, vectors: Tensor) -> Tensor:
-        """Weighted sums of the neighbours' vectors, (V + 1, D) -> (V + 1, D)."""
-        rows, weights, offsets = (part.to(vectors.device) for part in self)
-        return functional.embedding_bag(rows, vectors, offsets, mode="sum", per_sample_weights=weights)
+        """Weighted sums of the neighbours' vectors, (V + 1, D) -> (V + 1, D), on one device with the graph."""
+        return functional.embedding_bag(self.rows, vectors, self.offsets, mode="sum", per_sample_weights=self.weights)
 
 
 def neighbour_graph(train: Sequence[Int64Array], num_items: int) -> Neighbours:
@@ -110,6 +109,7 @@ class _Smoothing(nn.Module):
 
     def forward(self, own: Tensor) -> Tensor:
         """(V + 1, D) -> (V + 1, D)."""
+        self._graph = Neighbours(*(part.to(own.device) for part in self._graph))
         with torch.autocast(own.device.type, enabled=False):
             vectors = functional.normalize(own, dim=1) if self._unit else own
             near: Tensor = _NeighbourSums.apply(vectors, self._graph)  # type: ignore[no-untyped-call]
