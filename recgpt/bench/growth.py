@@ -43,7 +43,7 @@ Fitted = tuple[Neighbours, dict[str, Any]]
 """An approximate index, and what it says of itself."""
 
 NUM_INTERESTS = 2
-FIT_QUERIES = 128
+FIT_REQUESTS = 64
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,15 @@ _MAX_SCORES = {Layout.FUSED: 512_000_000, Layout.GRAPH: 64_000_000}
 
 REFERENCE = Way(Layout.FUSED, IndexKind.FLAT)
 WAYS = (REFERENCE, Way(Layout.GRAPH, IndexKind.FLAT), *(Way(Layout.INDEX, kind) for kind in IndexKind))
-LIGHT_WAYS = (REFERENCE, Way(Layout.INDEX, IndexKind.FLAT), Way(Layout.INDEX, IndexKind.IVF_PQ))
+LIGHT_WAYS = (Way(Layout.INDEX, IndexKind.FLAT), Way(Layout.INDEX, IndexKind.IVF_PQ))
 
-# From here on only the light ways: the other indexes take hours to build or as much memory as the vectors once more.
+# From here on only the light ways. Graphs that look through the catalogue would need it twice more, as it is stored and
+# as it is computed with (ten million items: beyond 24 GB); the other indexes as much memory again, or hours.
 _HUGE = 5_000_000
 
 
 def ways(num_items: int) -> tuple[Way, ...]:
-    """How to recall from so many items."""
+    """How to recall from so many items; the first is what the others are compared with."""
     return WAYS if num_items < _HUGE else LIGHT_WAYS
 
 
@@ -113,9 +114,10 @@ class Grown:
         vectors: Float32Array = decoder.item_embedding.weight[1:].detach().numpy()
         model = hashlib.sha256(f"{decoder.config} {vectors_digest(vectors)}".encode()).hexdigest()[:16]
         files = {}
-        graphs: list[Graph] = [Interests(decoder, 1), Interests(decoder, NUM_INTERESTS)]
-        if any(way.layout is Layout.GRAPH for way in ways(num_items)):
-            graphs.append(Recall(decoder, NUM_INTERESTS))
+        layouts = {way.layout for way in ways(num_items)}
+        graphs: list[Graph] = [Interests(decoder, 1)]
+        graphs += [Interests(decoder, NUM_INTERESTS)] if Layout.FUSED in layouts else []
+        graphs += [Recall(decoder, NUM_INTERESTS)] if Layout.GRAPH in layouts else []
         for graph in graphs:
             path = folder / f"{num_items}-{model}" / f"{graph.spec.name}.onnx"
             if not path.is_file():
@@ -165,6 +167,7 @@ class Indexes:
         self.num_threads = num_threads
         self._fitted = fitted
         self._backends: dict[Layout, SessionBackend] = {}
+        self._layout = ways(grown.spec.num_items)[0].layout
         padding = np.zeros((1, grown.spec.hidden_size), dtype=np.float32)
         self._flat = ItemIndex.build(np.concatenate([padding, grown.vectors]), num_threads=num_threads)
 
@@ -192,18 +195,19 @@ class Indexes:
     def _fit(self, kind: IndexKind) -> Fitted:
         if kind not in self._fitted:
             started = time.perf_counter()
-            queries, _ = self._queries(self.grown.requests(FIT_QUERIES // NUM_INTERESTS, seed=1))
+            queries, _ = self._queries(self.grown.requests(FIT_REQUESTS, seed=1))
             neighbours, facts = fit_neighbours(self._flat, kind, queries)
             self._fitted[kind] = neighbours, facts | {"build_s": time.perf_counter() - started}
         return self._fitted[kind]
 
     def _queries(self, requests: Sequence[RecallRequest]) -> tuple[Float32Array, Int64Array]:
-        """Interests (N J, D), and the rows (N J, E) of each one's history."""
-        spec = self.grown.spec
+        """Interests (N J, D) by the reference's graph, and the rows (N J, E) of each one's history."""
+        spec, backend = self.grown.spec, self.backend(self._layout)
+        number = max(backend.fused)
         encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
-        interests = self.backend(Layout.FUSED).interests(tokens, NUM_INTERESTS).interests
-        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), NUM_INTERESTS, axis=0)
+        interests = backend.interests(tokens, number).interests
+        excluded = np.repeat(pad_rows([sorted(request.excluded) for request in encoded]), number, axis=0)
         return interests.reshape(-1, spec.hidden_size), excluded
 
 

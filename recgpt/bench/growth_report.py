@@ -37,7 +37,8 @@ def crossover(rows: Sequence[Row]) -> list[dict[str, int]]:
         for row in single:
             if row.facts["num_items"] == num_items:
                 cells.setdefault(int(row.facts["batch"] or 0), {})[row.name] = row.latency_ms["p50"]
-        faster = [batch for batch, p50 in cells.items() if p50[_LOOP.name] < p50[REFERENCE.name]]
+        both = {batch: p50 for batch, p50 in cells.items() if REFERENCE.name in p50}
+        faster = [batch for batch, p50 in both.items() if p50[_LOOP.name] < p50[REFERENCE.name]]
         found += [{"num_items": num_items, "least_batch": min(faster)}] if faster else []
     return found
 
