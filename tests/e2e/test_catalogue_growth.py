@@ -31,7 +31,9 @@ def test_every_way_is_measured_at_every_batch_size(result: Result) -> None:
 def test_exact_ways_agree_and_approximate_ones_find_most(result: Result) -> None:
     for row in result.rows:
         if row.facts["index"] == "flat":
-            assert row.facts["ann_recall_at_100"] == row.facts["identical_lists"] == 1.0
+            assert row.facts["ann_recall_at_100"] == 1.0
+            # Two scores that differ in the last digit may change places: which do, depends on the processor.
+            assert row.facts["identical_lists"] >= 0.9
         else:
             assert 0.9 < row.facts["ann_recall_at_100"] < 1.0
             assert row.facts["effort"] > 1
