@@ -32,8 +32,9 @@ def test_exact_ways_agree_and_approximate_ones_find_most(result: Result) -> None
     for row in result.rows:
         if row.facts["index"] == "flat":
             assert row.facts["ann_recall_at_100"] == 1.0
-            # Two scores that differ in the last digit may change places: which do, depends on the processor.
-            assert row.facts["identical_lists"] >= 0.9
+            # One graph sums in another order, and so may swap two scores that differ in the last digit only; of 20
+            # lists one did on a processor without AVX-512 (0.23775499 and 0.23775497). The other ways share one search.
+            assert row.facts["identical_lists"] >= (0.95 if row.facts["layout"] == "graph" else 1.0)
         else:
             assert 0.9 < row.facts["ann_recall_at_100"] < 1.0
             assert row.facts["effort"] > 1
