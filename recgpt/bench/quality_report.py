@@ -12,7 +12,19 @@ from typing import Any
 from recgpt.bench.horizon import plot_horizon
 from recgpt.bench.quality_claims import claim_rows
 from recgpt.bench.quality_plots import plot_prompts, plot_quotas
-from recgpt.bench.quality_tables import FINISHED, METRICS, NAMES, RECGPT, Report, headline_rows, number, title
+from recgpt.bench.quality_tables import (
+    FINISHED,
+    METRICS,
+    NAMES,
+    PAPER,
+    RECGPT,
+    Report,
+    headline_rows,
+    number,
+    own_reports,
+    summary_table,
+    title,
+)
 from recgpt.errors import DataError
 from recgpt.files import atomic_path
 from recgpt.tables import markdown_table
@@ -23,8 +35,6 @@ PARTS: Mapping[str, str] = {
     "feedback_quality": "benchmarks/feedback_quality.py",
 }
 """What the report is made of, and the scripts that measure it."""
-
-DATASETS = ("beauty", "sports", "toys", "yelp")
 
 _HEAD = """\
 # Quality
@@ -56,6 +66,18 @@ that this step was the first to bring into any list.
 """
 
 
+def read_reports(results: Path) -> list[Report]:
+    """Every report of a folder, with the name of its recipe.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return [
+        {**_read(path, {"dataset", "metrics", "quotas_sweep"}), "recipe": path.stem.removeprefix("quality_")}
+        for path in sorted(results.glob("quality_*.json"))
+    ]
+
+
 def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     """Writes the report and draws its plots.
 
@@ -70,15 +92,19 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
         DataError: a result cannot be read, or there is none.
         OutputError: a file cannot be written.
     """
-    reports = [
-        {**_read(path, {"dataset", "metrics", "quotas_sweep"}), "recipe": path.stem.removeprefix("quality_")}
-        for path in sorted(results.glob("quality_*.json"))
-    ]
+    reports = read_reports(results)
     horizons = sorted(results.glob("horizon_*.json"))
     feedback = results / "feedback_quality.json"
     if not reports:
         raise DataError(f"{results} has no quality_*.json; run {PARTS['quality']} first")
-    parts = [_HEAD, *_headlines(reports), *_claims(reports), *_sweeps(reports, results, out), *_exported(reports)]
+    parts = [
+        _HEAD,
+        *_summary(reports),
+        *_headlines(reports),
+        *_claims(reports),
+        *_sweeps(reports, results, out),
+        *_exported(reports),
+    ]
     for path in horizons:
         parts += _horizon(path, out)
     if feedback.is_file():
@@ -89,6 +115,21 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     with atomic_path(out) as temporary:
         temporary.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
     return missing
+
+
+def _summary(reports: Sequence[Report]) -> Iterator[str]:
+    own = own_reports(reports)
+    if not own:
+        return
+    yield "## In short"
+    yield summary_table(own)
+    above = [
+        report["metrics"][FINISHED][metric] > paper
+        for report in own
+        for metric, paper in zip(METRICS, PAPER[report["dataset"]], strict=True)
+    ]
+    cells = f"{sum(above)} of {len(above)} cells of HR and NDCG at 5 and 10"
+    yield f"`recgpt train` is above the paper's RecGPT in {cells}."
 
 
 def _headlines(reports: Sequence[Report]) -> Iterator[str]:
@@ -202,7 +243,7 @@ def _feedback(result: Mapping[str, Any]) -> Iterator[str]:
 
 def _missing(reports: Sequence[Report], horizons: Sequence[Path], feedback: Path) -> Iterator[str]:
     whole = {report["dataset"] for report in reports if len(report["seeds"]) > 1}
-    for dataset in DATASETS:
+    for dataset in PAPER:
         if dataset not in whole:
             yield f"python {PARTS['quality']} --dataset {dataset} --data FILE"
     if not horizons:

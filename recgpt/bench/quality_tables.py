@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from recgpt.tables import markdown_table
 
 Report = Mapping[str, Any]
 
@@ -36,9 +38,12 @@ PAPER: Mapping[str, tuple[float, float, float, float]] = {
 }
 
 
+_FULL_SASREC = "SASRec, full cross entropy (Li et al. 2023, arXiv 2301.00979)"
+_WITH_ATTRIBUTES = "S3-Rec with attributes, full cross entropy (Li et al. 2023)"
+
 # The same of results on the same files, ranked over all items with those of the history left out.
 PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float, float]]] = {
-    "SASRec, full cross entropy (Li et al. 2023, arXiv 2301.00979)": {
+    _FULL_SASREC: {
         "beauty": (0.0675, 0.0923, 0.0488, 0.0568),
         "sports": (0.0374, 0.0539, 0.0265, 0.0318),
         "toys": (0.0727, 0.0985, 0.0533, 0.0617),
@@ -58,7 +63,7 @@ PUBLISHED: Mapping[str, Mapping[str, tuple[float, float, float, float]]] = {
         "beauty": (0.0738, 0.1041, 0.0516, 0.0614),
         "sports": (0.0433, 0.0631, 0.0302, 0.0367),
     },
-    "S3-Rec with attributes, full cross entropy (Li et al. 2023)": {
+    _WITH_ATTRIBUTES: {
         "beauty": (0.0746, 0.1058, 0.0528, 0.0629),
         "sports": (0.0452, 0.0646, 0.0308, 0.0371),
         "toys": (0.0797, 0.1099, 0.0572, 0.0669),
@@ -99,6 +104,41 @@ def headline_rows(report: Report) -> Iterable[list[str]]:
         if system in report["metrics"]:
             means, spread = report["metrics"][system], deviations.get(system, {})
             yield [name, *(number(means[metric], spread.get(metric)) for metric in METRICS)]
+
+
+def own_reports(reports: Iterable[Report]) -> list[Report]:
+    """The whole reports of the paper's data sets by the recipes that are named like them, in the paper's order."""
+    found = {report["dataset"]: report for report in reports if report["recipe"] == report["dataset"]}
+    return [found[dataset] for dataset in PAPER if dataset in found and ENSEMBLE in found[dataset]["metrics"]]
+
+
+def summary_table(reports: Sequence[Report]) -> str:
+    """What was published and what is reached here on the test targets, HR@10 / NDCG@10; a column for each report."""
+    of_ids = [results for name, results in PUBLISHED.items() if name != _WITH_ATTRIBUTES]
+    published = {
+        "the paper's RecGPT (binary cross entropy)": [PAPER],
+        "SASRec with full cross entropy (Li et al. 2023)": [PUBLISHED[_FULL_SASREC]],
+        "the best published that we know, of ids alone": of_ids,
+        "S3-Rec, which knows the items' attributes as well (Li et al. 2023)": [PUBLISHED[_WITH_ATTRIBUTES]],
+    }
+    rows = []
+    for name, tables in published.items():
+        datasets = (report["dataset"] for report in reports)
+        found = ([table[dataset] for table in tables if dataset in table] for dataset in datasets)
+        rows.append([name, *(_pair(map(max, zip(*known, strict=True))) for known in found)])
+    for system, name in {
+        FINISHED: "`recgpt train`",
+        ENSEMBLE: "`recgpt ensemble` of these seeds",
+        POP: "most popular items",
+    }.items():
+        metrics = (report["metrics"][system] for report in reports)
+        rows.append([name, *(_pair(found[metric] for metric in METRICS) for found in metrics)])
+    return markdown_table(("HR@10 / NDCG@10", *map(title, reports)), rows)
+
+
+def _pair(values: Iterable[float]) -> str:
+    _, hr_10, _, ndcg_10 = values
+    return f"{number(hr_10)} / {number(ndcg_10)}"
 
 
 def number(mean: float, deviation: float | None = None, *, digits: int = 4) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from recgpt.bench.quality_report import read_reports
+from recgpt.bench.quality_tables import own_reports, summary_table
 from recgpt.bench.report import SECTIONS, write_report
 from recgpt.bench.results import Result, Row
 from recgpt.errors import DataError
@@ -117,3 +119,9 @@ def test_nothing_to_report_and_a_damaged_result_are_refused(results, tmp_path):
     with pytest.raises(DataError, match=r"kv_cache\.json.*run the benchmark again"):
         write_report(results, tmp_path / "performance.md")
     assert not (tmp_path / "performance.md").exists()
+
+
+def test_readme_has_the_quality_that_was_measured():
+    reports = own_reports(read_reports(COMMITTED))
+    assert len(reports) == 4
+    assert summary_table(reports) in (ROOT / "README.md").read_text()
