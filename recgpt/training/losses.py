@@ -14,8 +14,10 @@ from torch.nn import functional
 
 # Scores computed at a time. A chunk that stays in the processor's cache made the loss three times as fast as one (N, V)
 # matrix on Amazon Beauty; and memory no longer grows with N times V.
-_CHUNK_ELEMENTS = 1_500_000
+_CHUNK_ELEMENTS = 2_500_000
 _MIN_CHUNK_ROWS = 64
+# Rows of scores begin at multiples of this many: products of 12,101 columns came 1.4 times as fast (AVX2, one thread).
+_ALIGNMENT = 16
 
 
 def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) -> Tensor:
@@ -126,7 +128,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         chunk = max(_MIN_CHUNK_ROWS, _CHUNK_ELEMENTS // num_items)
         interest_grad, item_grad = torch.empty_like(interests), torch.zeros_like(item_matrix)
         queries, items = interests.to(dtype), item_matrix.to(dtype)
-        products = queries.new_empty((min(chunk, num_rows), num_items))
+        row_size = -(-num_items // _ALIGNMENT) * _ALIGNMENT
+        products = queries.new_empty((min(chunk, num_rows), row_size))[:, :num_items]
         loss = interests.new_zeros(())
         for start in range(0, num_rows, chunk):
             rows, columns = queries[start : start + chunk], targets[start : start + chunk].unsqueeze(1)
@@ -139,7 +142,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradient = exponentials.div_(total)
             gradient = gradient.scatter_add_(1, columns, gradient.new_full(columns.shape, -1.0)).to(dtype)
             interest_grad[start : start + chunk] = gradient @ items
-            item_grad += gradient.T @ rows
+            if dtype == item_grad.dtype:
+                item_grad.addmm_(gradient.T, rows)
+            else:
+                item_grad += gradient.T @ rows
         ctx.save_for_backward(interest_grad.div_(num_rows), item_grad.div_(num_rows))
         return loss / num_rows
 
