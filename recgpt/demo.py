@@ -11,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +25,7 @@ from recgpt.data.sequences import write_sequences
 from recgpt.data.synthetic import generate
 from recgpt.engine import Engine
 from recgpt.errors import DataError, RecGPTError
+from recgpt.recall.core import PretrainedOnlyWarning
 from recgpt.recall.recaller import Recaller
 from recgpt.serving.server import TritonServer
 from recgpt.tables import named, show_candidates
@@ -33,6 +35,7 @@ from recgpt.types import Candidates, ItemId
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 NUM_CALLS = 50
+QUOTAS = (9, 1)
 
 
 def run_demo(*, data: Path | None, items: Path | None, epochs: int | None, out: Path, console: Console) -> None:
@@ -82,8 +85,10 @@ def _show_recall(console: Console, bundle: Path, url: str, names: dict[ItemId, s
     for item in example.history:
         history.add_row(Text(str(item)), *named(item, names))
     console.print(history)
-    console.print("recalled:")
-    with RecallClient(url, bundle=bundle) as client, Engine.load(bundle) as engine:
+    console.print("recalled in two steps, nine items by the first interest, one by the second:")
+    with RecallClient(url, bundle=bundle) as client, Engine.load(bundle) as engine, warnings.catch_warnings():
+        # Two steps are shown whether tuning made the model better or not.
+        warnings.simplefilter("ignore", PretrainedOnlyWarning)
         served, over_grpc_ms = _recall_often(client, example)
         in_process, engine_ms = _recall_often(engine, example)
     show_candidates(served, names, console)
@@ -94,7 +99,7 @@ def _show_recall(console: Console, bundle: Path, url: str, names: dict[ItemId, s
 
 
 def _recall_often(recaller: Recaller, example: Example) -> tuple[Candidates, float]:
-    answers = [recaller.recall(example.history, user_id=example.user_id) for _ in range(NUM_CALLS)]
+    answers = [recaller.recall(example.history, user_id=example.user_id, quotas=QUOTAS) for _ in range(NUM_CALLS)]
     return answers[-1], statistics.median(answer.timings.total_ns for answer in answers) / 1e6
 
 
