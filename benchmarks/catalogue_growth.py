@@ -118,7 +118,6 @@ def _measure(indexes: Indexes, plan: Plan, done: Callable[[], None]) -> Iterator
     grown, num_threads = indexes.grown, indexes.num_threads
     num_items = grown.spec.num_items
     chosen = [way for way in ways(num_items) if way.kind in plan.kinds]
-    reference = ways(num_items)[0]
     with ExitStack() as stack:
         opened = {way: stack.enter_context(open_way(way, grown, indexes)) for way in chosen}
         for batch, num_rounds in zip(plan.batch_sizes, plan.num_rounds, strict=True):
@@ -149,9 +148,9 @@ def _measure(indexes: Indexes, plan: Plan, done: Callable[[], None]) -> Iterator
                     "batch": batch,
                     "ann_recall_at_100": found[way.kind],
                     "identical_lists": float(
-                        np.mean([a == b for a, b in zip(lists[way], lists[reference], strict=True)])
+                        np.mean([a == b for a, b in zip(lists[way], lists[indexes.reference], strict=True)])
                     ),
-                    "ratio_to_reference": medians[reference.name] / medians[way.name],
+                    "ratio_to_reference": medians[indexes.reference.name] / medians[way.name],
                     "effort": indexes.facts(way.kind).get("effort"),
                     "build_s": indexes.facts(way.kind).get("build_s"),
                 }

@@ -167,7 +167,7 @@ class Indexes:
         self.num_threads = num_threads
         self._fitted = fitted
         self._backends: dict[Layout, SessionBackend] = {}
-        self._layout = ways(grown.spec.num_items)[0].layout
+        self.reference = ways(grown.spec.num_items)[0]
         padding = np.zeros((1, grown.spec.hidden_size), dtype=np.float32)
         self._flat = ItemIndex.build(np.concatenate([padding, grown.vectors]), num_threads=num_threads)
 
@@ -202,7 +202,7 @@ class Indexes:
 
     def _queries(self, requests: Sequence[RecallRequest]) -> tuple[Float32Array, Int64Array]:
         """Interests (N J, D) by the reference's graph, and the rows (N J, E) of each one's history."""
-        spec, backend = self.grown.spec, self.backend(self._layout)
+        spec, backend = self.grown.spec, self.backend(self.reference.layout)
         number = max(backend.fused)
         encoded = [encode_request(request, self.grown.catalogue, prompt_tuned=True) for request in requests]
         tokens = batch_tokens(encoded, max_history=spec.max_length - (NUM_INTERESTS - 1))
