@@ -51,8 +51,8 @@ def recall_quality(
     else:
         recipe = load_training_config(path=config or RECIPES / f"{dataset}.toml")
         baseline = load_training_config(path=BASELINE)
-        trained = QualityRuns(interactions, recipe, baseline, runs / dataset, data_name=data.name, max_epochs=epochs)
-        report = measure_runs(trained, split, seeds=range(seeds), sweep_seeds=range(sweep_seeds))
+        trained = QualityRuns(interactions, recipe, runs / dataset, data_name=data.name, max_epochs=epochs)
+        report = measure_runs(trained, baseline, split, seeds=range(seeds), sweep_seeds=range(sweep_seeds))
     report = {
         "dataset": dataset,
         **report,

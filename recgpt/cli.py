@@ -68,7 +68,7 @@ def train(
 
 @app.command()
 def ensemble(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Of one recipe and data file, with different seeds.")],
+    checkpoints: Annotated[list[Path], typer.Argument(help="Of one architecture and one data file.")],
     out: Annotated[Path, typer.Option(help="Checkpoint to write.")],
 ) -> None:
     """Puts several models into one that scores by their mean: better lists, at their cost together."""

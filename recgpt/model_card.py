@@ -86,7 +86,7 @@ def read_evaluation(path: Path, training: TrainingState) -> dict[str, Any]:
 
 def _ensemble(training: TrainingState) -> str:
     number = training.num_members
-    return f"An ensemble of {number} models that differ by their seed; each " if number > 1 else ""
+    return f"An ensemble of {number} models (the recipe below is that of the first); each " if number > 1 else ""
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ class TrainingState:
         data_sha256: of the training data (``Interactions.digest``), empty if it was not recorded.
         recipe: every setting of the training (``TrainingConfig.to_dict``), empty if it was not recorded.
         prompts: what they were, ``generated`` items or the unclicked ones of ``feedback``.
-        num_members: models that were trained alike and put together, see ``recgpt.model.ensemble``.
+        num_members: models that were put together, see ``recgpt.model.ensemble``.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:

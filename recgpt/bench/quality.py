@@ -26,6 +26,7 @@ from recgpt.bench.quality_tables import (
     VARIANT_1,
 )
 from recgpt.bench.significance import compare_ranks
+from recgpt.config import TrainingConfig
 from recgpt.data.split import Split, Stage
 from recgpt.eager import eager_recaller
 from recgpt.evaluation import Metrics, popularity_ranks, summarise
@@ -92,18 +93,19 @@ class Measured:
 
 
 def measure_runs(
-    runs: QualityRuns, split: Split, *, seeds: Sequence[int], sweep_seeds: Sequence[int]
+    runs: QualityRuns, baseline: TrainingConfig, split: Split, *, seeds: Sequence[int], sweep_seeds: Sequence[int]
 ) -> dict[str, Any]:
     """The whole report of a data set, training what is not trained yet.
 
     Args:
         runs: gives the models.
+        baseline: recipe of SASRec with binary cross entropy.
         split: of the same data.
         seeds: of the headline and of the quotas; means and deviations are over them.
         sweep_seeds: of the numbers of prompts; none leaves these out.
     """
     trained = [runs.trained(seed) for seed in seeds]
-    systems = _measure_systems(trained, runs.sasrec_bce(seeds[0]), split)
+    systems = _measure_systems(trained, runs.sasrec_bce(seeds[0], baseline), split)
     measured, validated = systems["test"], systems["validation"]
     return {
         "metrics": measured.means(),
@@ -122,7 +124,7 @@ def measure_runs(
         "sweep_seeds": list(sweep_seeds),
         **_measure_tuned([models.tuned for models in trained], split),
         "config": runs.recipe.to_dict(),
-        "baseline_config": runs.baseline.to_dict(),
+        "baseline_config": baseline.to_dict(),
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recgpt.bench.ensembles_report import ensemble_parts
 from recgpt.bench.horizon import plot_horizon
 from recgpt.bench.quality_claims import claim_rows
 from recgpt.bench.quality_plots import plot_prompts, plot_quotas
@@ -19,6 +20,7 @@ from recgpt.bench.quality_tables import (
     PAPER,
     RECGPT,
     Report,
+    difference,
     headline_rows,
     number,
     own_reports,
@@ -31,6 +33,7 @@ from recgpt.tables import markdown_table
 
 PARTS: Mapping[str, str] = {
     "quality": "benchmarks/recall_quality.py",
+    "ensembles": "benchmarks/ensembles.py",
     "horizon": "benchmarks/horizon.py",
     "feedback_quality": "benchmarks/feedback_quality.py",
 }
@@ -78,6 +81,16 @@ def read_reports(results: Path) -> list[Report]:
     ]
 
 
+def read_ensembles(results: Path) -> dict[str, Report]:
+    """What was found of ensembles in a folder, by data set.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    found = (_read(path, {"dataset", "rows", "chosen", "significance"}) for path in results.glob("ensembles_*.json"))
+    return {result["dataset"]: result for result in found}
+
+
 def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     """Writes the report and draws its plots.
 
@@ -92,15 +105,16 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
         DataError: a result cannot be read, or there is none.
         OutputError: a file cannot be written.
     """
-    reports = read_reports(results)
+    reports, ensembles = read_reports(results), read_ensembles(results)
     horizons = sorted(results.glob("horizon_*.json"))
     feedback = results / "feedback_quality.json"
     if not reports:
         raise DataError(f"{results} has no quality_*.json; run {PARTS['quality']} first")
     parts = [
         _HEAD,
-        *_summary(reports),
+        *_summary(reports, ensembles),
         *_headlines(reports),
+        *ensemble_parts(ensembles),
         *_claims(reports),
         *_sweeps(reports, results, out),
         *_exported(reports),
@@ -117,12 +131,12 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     return missing
 
 
-def _summary(reports: Sequence[Report]) -> Iterator[str]:
+def _summary(reports: Sequence[Report], ensembles: Mapping[str, Report]) -> Iterator[str]:
     own = own_reports(reports)
     if not own:
         return
     yield "## In short"
-    yield summary_table(own)
+    yield summary_table(own, ensembles)
     above = [
         report["metrics"][FINISHED][metric] > paper
         for report in own
@@ -205,7 +219,7 @@ def _horizon(path: Path, out: Path) -> Iterator[str]:
     k = rows[0]["k"]
     columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
         f"recall@{k}": lambda row: number(row[f"recall@{k}"]),
-        "against one step": lambda row: _difference(row["against_one_step"]),
+        "against one step": lambda row: _against(row["against_one_step"]),
         "distance": lambda row: number(row["intra_list_distance"]),
         "coverage": lambda row: number(row["coverage"]),
         "popularity": lambda row: f"{row['mean_popularity']:.1f}",
@@ -252,10 +266,8 @@ def _missing(reports: Sequence[Report], horizons: Sequence[Path], feedback: Path
         yield f"python {PARTS['feedback_quality']} --data FILE"
 
 
-def _difference(found: Mapping[str, Any] | None) -> str:
-    if found is None:
-        return "-"
-    return f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
+def _against(found: Mapping[str, Any] | None) -> str:
+    return "-" if found is None else difference(found)
 
 
 def _image(path: Path, out: Path) -> str:

@@ -40,7 +40,6 @@ class QualityRuns:
     Args:
         interactions: the data.
         recipe: of RecGPT; the seed and the number of prompts are set for each run.
-        baseline: recipe of SASRec with binary cross entropy.
         folder: FOLDER.
         data_name: what to call the data.
         max_epochs: as in ``train``.
@@ -50,7 +49,6 @@ class QualityRuns:
         self,
         interactions: Interactions,
         recipe: TrainingConfig,
-        baseline: TrainingConfig,
         folder: Path,
         *,
         data_name: str,
@@ -58,7 +56,6 @@ class QualityRuns:
     ) -> None:
         self._interactions = interactions
         self.recipe = recipe
-        self.baseline = baseline
         self._folder = folder
         self._data_name = data_name
         self._max_epochs = max_epochs
@@ -67,19 +64,27 @@ class QualityRuns:
         """RecGPT and its parts by the recipe."""
         finished = self._both_stages(seed, self.recipe.num_prompts)
         return Trained(
-            pretrained=load_checkpoint(self._pretrained(seed)),
+            pretrained=self.pretrained(seed),
             tuned=load_checkpoint(RunFolder(finished.parent).tuned),
             without_prompts=self.tuned(seed, 0),
             finished=load_checkpoint(finished),
         )
 
+    def pretrained(self, seed: int) -> Checkpoint:
+        """After stage 1."""
+        return load_checkpoint(self._pretrained(seed))
+
+    def finished(self, seed: int) -> Checkpoint:
+        """What a user gets of the recipe."""
+        return load_checkpoint(self._both_stages(seed, self.recipe.num_prompts))
+
     def tuned(self, seed: int, num_prompts: int) -> Checkpoint:
         """After stage 2 with K prompts an item, whether it made anything better or not."""
         return load_checkpoint(RunFolder(self._both_stages(seed, num_prompts).parent).tuned)
 
-    def sasrec_bce(self, seed: int) -> Checkpoint:
-        """The baseline."""
-        return load_checkpoint(self._train(dataclasses.replace(self.baseline, seed=seed), "sasrec_bce"))
+    def sasrec_bce(self, seed: int, baseline: TrainingConfig) -> Checkpoint:
+        """The baseline, by a recipe of its own."""
+        return load_checkpoint(self._train(dataclasses.replace(baseline, seed=seed), "sasrec_bce"))
 
     def _both_stages(self, seed: int, num_prompts: int) -> Path:
         config = dataclasses.replace(self.recipe, seed=seed, num_prompts=num_prompts)

@@ -112,8 +112,13 @@ def own_reports(reports: Iterable[Report]) -> list[Report]:
     return [found[dataset] for dataset in PAPER if dataset in found and ENSEMBLE in found[dataset]["metrics"]]
 
 
-def summary_table(reports: Sequence[Report]) -> str:
-    """What was published and what is reached here on the test targets, HR@10 / NDCG@10; a column for each report."""
+def summary_table(reports: Sequence[Report], ensembles: Mapping[str, Report]) -> str:
+    """What was published and what is reached here on the test targets, HR@10 / NDCG@10; a column for each report.
+
+    Args:
+        reports: one a data set.
+        ensembles: by data set, of models that were trained in two ways; their row needs all of them.
+    """
     of_ids = [results for name, results in PUBLISHED.items() if name != _WITH_ATTRIBUTES]
     published = {
         "the paper's RecGPT (binary cross entropy)": [PAPER],
@@ -125,20 +130,28 @@ def summary_table(reports: Sequence[Report]) -> str:
     for name, tables in published.items():
         datasets = (report["dataset"] for report in reports)
         found = ([table[dataset] for table in tables if dataset in table] for dataset in datasets)
-        rows.append([name, *(_pair(map(max, zip(*known, strict=True))) for known in found)])
+        best = (dict(zip(METRICS, map(max, zip(*known, strict=True)), strict=True)) for known in found)
+        rows.append([name, *map(pair, best)])
     for system, name in {
+        POP: "most popular items",
         FINISHED: "`recgpt train`",
         ENSEMBLE: "`recgpt ensemble` of these seeds",
-        POP: "most popular items",
     }.items():
-        metrics = (report["metrics"][system] for report in reports)
-        rows.append([name, *(_pair(found[metric] for metric in METRICS) for found in metrics)])
+        rows.append([name, *(pair(report["metrics"][system]) for report in reports)])
+    if all(report["dataset"] in ensembles for report in reports):
+        mixed = (ensembles[report["dataset"]]["chosen"]["test"] for report in reports)
+        rows.append(["`recgpt ensemble` of these and of models without smoothing", *map(pair, mixed)])
     return markdown_table(("HR@10 / NDCG@10", *map(title, reports)), rows)
 
 
-def _pair(values: Iterable[float]) -> str:
-    _, hr_10, _, ndcg_10 = values
-    return f"{number(hr_10)} / {number(ndcg_10)}"
+def pair(metrics: Mapping[str, float]) -> str:
+    """HR@10 / NDCG@10."""
+    return f"{number(metrics['hr@10'])} / {number(metrics['ndcg@10'])}"
+
+
+def difference(found: Mapping[str, Any]) -> str:
+    """A paired difference and its interval."""
+    return f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
 
 
 def number(mean: float, deviation: float | None = None, *, digits: int = 4) -> str:

@@ -29,7 +29,8 @@ def ensemble(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """One checkpoint of several.
 
     Args:
-        checkpoints: of the same data and recipe, as those of several seeds are; two at least.
+        checkpoints: of the same data and architecture, as those of several seeds or of several ways of training are;
+            two at least.
 
     Returns:
         All models in one, with ids, popularity and examples of the first. Cosines are averaged, inner products added
@@ -40,13 +41,13 @@ def ensemble(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """
     first = checkpoints[0] if checkpoints else None
     if first is None or len(checkpoints) < 2:
-        raise ConfigError(f"{len(checkpoints)} checkpoints: expected at least two, of the same recipe and data")
+        raise ConfigError(f"{len(checkpoints)} checkpoints: expected at least two, of the same architecture and data")
     for other in checkpoints:
         same_data = (other.item_ids, other.user_ids) == (first.item_ids, first.user_ids)
         if other.decoder.config != first.decoder.config or not same_data or first.decoder.config.num_members > 1:
             raise ConfigError(
                 "checkpoints of different architecture, items or users, or ensembles already; expected models of one "
-                "recipe and one data file that differ by their seed alone"
+                "architecture ([model] of the recipe) and one data file"
             )
     states = [one.training for one in checkpoints]
     training = dataclasses.replace(

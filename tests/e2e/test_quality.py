@@ -14,13 +14,21 @@ from recgpt.data.sequences import write_sequences
 from recgpt.data.synthetic import generate
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-SCRIPT = CHECKOUT / "benchmarks" / "recall_quality.py"
+BENCHMARKS = CHECKOUT / "benchmarks"
 TINY = "[model]\nmax_length = 12\nhidden_size = 8\nnum_heads = 2\nffn_size = 16\n"
 METRICS = {"hr@5", "hr@10", "ndcg@5", "ndcg@10"}
 
 
-def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--dataset", "tiny", "--data", "tiny.txt", *map(str, arguments)]
+def run(folder: Path, *arguments: object, script: str = "recall_quality") -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        str(BENCHMARKS / f"{script}.py"),
+        "--dataset",
+        "tiny",
+        "--data",
+        "tiny.txt",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
 
 
@@ -89,6 +97,25 @@ def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluat
     for system in ("recgpt", "recgpt_1"):
         assert alone["metrics"][system] == pytest.approx(report["by_seed"][system][0])
     assert checkpoint.stat().st_mtime_ns == written
+
+
+def test_ensembles_are_of_both_kinds_of_models_and_chosen_on_validation(folder, report):
+    (folder / "unsmoothed.toml").write_text(TINY + "[pretrain]\nsmoothing = 0.0\n[tune]\nmax_epochs = 0\n")
+    recipes = ("--config", "tiny.toml", "--unsmoothed-config", "unsmoothed.toml", "--epochs", 1)
+    arguments = (*recipes, "--seeds", 2, "--unsmoothed-seeds", 2, "--out", "ensembles_tiny.json")
+    finished = run(folder, *arguments, script="ensembles")
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((folder / "ensembles_tiny.json").read_text())
+    mixes = [(row["smoothed"], row["unsmoothed"]) for row in found["rows"]]
+    assert mixes == [(0, 2), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
+    assert found["chosen"]["validation"]["ndcg@10"] == max(row["validation"]["ndcg@10"] for row in found["rows"])
+    # The ensemble of the recipe's models is the one that the quality report has.
+    assert (found["baseline"]["smoothed"], found["baseline"]["unsmoothed"]) == (2, 0)
+    assert found["baseline"]["validation"] == pytest.approx(report["validation"]["ensemble"])
+    assert found["baseline"]["test"] == pytest.approx(report["metrics"]["ensemble"])
+    difference = found["significance"]["hr@10"]
+    assert difference["mean"] == pytest.approx(found["chosen"]["test"]["hr@10"])
+    assert difference["baseline"] == pytest.approx(found["baseline"]["test"]["hr@10"])
 
 
 def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path):

@@ -96,7 +96,7 @@ def test_only_models_of_one_kind_go_together() -> None:
         ensemble([one])
     other_ids = dataclasses.replace(two, item_ids=IdMap(range(1, NUM_ITEMS + 1)))
     for other in (other_ids, ensemble([one, two])):
-        with pytest.raises(ConfigError, match="differ by their seed alone"):
+        with pytest.raises(ConfigError, match="models of one architecture"):
             ensemble([one, other])
     with pytest.raises(ConfigError, match="recgpt ensemble"):
         TrainingConfig(model=ModelConfig(num_members=2))
