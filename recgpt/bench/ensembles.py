@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from recgpt.bench.ensemble_costs import measure_costs
 from recgpt.bench.quality import K
 from recgpt.bench.significance import compare_ranks
 from recgpt.data.split import Split, Stage
@@ -33,7 +34,7 @@ def measure_ensembles(
     Returns:
         ``rows`` of ``smoothed``, ``unsmoothed`` (numbers of members) and ``validation``; ``chosen``, the best of them,
         and ``baseline``, that of all smoothed ones and no other, with ``test`` as well; ``significance``: their paired
-        differences on test.
+        differences on test; ``costs`` of both and of a ``single`` model, as ``measure_costs`` gives them.
     """
 
     def together(num_smoothed: int, num_unsmoothed: int) -> Checkpoint:
@@ -46,12 +47,16 @@ def measure_ensembles(
         rows.append({"smoothed": mix[0], "unsmoothed": mix[1], "validation": found})
     best = max(rows, key=lambda row: row["validation"][CHOSEN_BY])
     baseline = next(row for row in rows if (row["smoothed"], row["unsmoothed"]) == (len(smoothed), 0))
-    say("test: the best of these, and that of all smoothed")
-    ranks = [_ranks(together(row["smoothed"], row["unsmoothed"]), split, "test") for row in (best, baseline)]
+    tested = {
+        name: together(row["smoothed"], row["unsmoothed"]) for name, row in (("chosen", best), ("baseline", baseline))
+    }
+    say("test: the best of these, and that of all smoothed; what they cost")
+    ranks = [_ranks(model, split, "test") for model in tested.values()]
     return {
         "rows": rows,
         "chosen": best | {"test": summarise(ranks[0])},
         "baseline": baseline | {"test": summarise(ranks[1])},
+        "costs": measure_costs({"single": smoothed[0], **tested}, k=K),
         "significance": {metric: dataclasses.asdict(found) for metric, found in compare_ranks(*ranks).items()},
     }
 

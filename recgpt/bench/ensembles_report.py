@@ -8,10 +8,12 @@ from typing import Any
 from recgpt.bench.quality_tables import PAPER, Report, difference, pair, title
 from recgpt.tables import markdown_table
 
+BATCHES = ("1", "32")
 _TEXT = """\
 `recgpt ensemble` of models of the recipe, whose item vectors lean on their neighbours' while training, and of models
 without that (`benchmarks/recipes/unsmoothed/`). Members are the first seeds of each kind. The mix was chosen on
-validation; on test only it and the ensemble of all smoothed models were looked at.
+validation; on test only it and the ensemble of all smoothed models were looked at. Time: of a recall in process, with 1
+or 32 requests a call on one thread, over that of a single model, in turn in one run.
 """
 
 
@@ -32,16 +34,21 @@ def ensemble_parts(ensembles: Mapping[str, Report]) -> Iterator[str]:
         [(members, *(cells.get(members, "-") for cells in by_members)) for members in by_members[0]],
     )
     yield markdown_table(
-        ("test", "members", "HR@10 / NDCG@10"),
+        ("test", "members", "HR@10 / NDCG@10", "width", *(f"time, {batch}" for batch in BATCHES), "bundle, MB"),
         [
-            (title(result), _members(row), pair(row["test"]))
+            (title(result), _members(result[which]), pair(result[which]["test"]), *_costs(result["costs"][which]))
             for result in found
-            for row in (result["baseline"], result["chosen"])
+            for which in ("baseline", "chosen")
         ],
     )
     for result in found:
         differences = (f"{metric} {difference(result['significance'][metric])}" for metric in ("hr@10", "ndcg@10"))
         yield f"{title(result)}, the second against the first: {', '.join(differences)}."
+
+
+def _costs(found: Mapping[str, Any]) -> tuple[str, ...]:
+    times = (f"{found['times_first'][batch]:.2f}" for batch in BATCHES)
+    return str(found["hidden_size"]), *times, f"{found['bundle_bytes'] / 1e6:.0f}"
 
 
 def _members(row: Mapping[str, Any]) -> str:

@@ -113,6 +113,8 @@ def test_ensembles_are_of_both_kinds_of_models_and_chosen_on_validation(folder, 
     assert (found["baseline"]["smoothed"], found["baseline"]["unsmoothed"]) == (2, 0)
     assert found["baseline"]["validation"] == pytest.approx(report["validation"]["ensemble"])
     assert found["baseline"]["test"] == pytest.approx(report["metrics"]["ensemble"])
+    assert found["costs"]["single"]["times_first"] == {"1": 1.0, "32": 1.0}
+    assert found["costs"]["baseline"]["hidden_size"] == 2 * found["costs"]["single"]["hidden_size"]
     difference = found["significance"]["hr@10"]
     assert difference["mean"] == pytest.approx(found["chosen"]["test"]["hr@10"])
     assert difference["baseline"] == pytest.approx(found["baseline"]["test"]["hr@10"])

@@ -10,11 +10,13 @@ def mix(smoothed: int, unsmoothed: int, hr_10: float) -> dict[str, object]:
 def test_a_data_set_has_its_mixes_on_validation_and_two_of_them_on_test() -> None:
     found = {"difference": 0.0011, "low": 0.0002, "high": 0.002}
     best, baseline = mix(1, 1, 0.12), mix(2, 0, 0.11)
+    costs = {"hidden_size": 256, "times_first": {"1": 1.5, "32": 2.25}, "bundle_bytes": 61_600_000}
     result = {
         "dataset": "toys",
         "rows": [baseline, best],
         "chosen": best | {"test": {"hr@10": 0.102, "ndcg@10": 0.0601}},
         "baseline": baseline | {"test": {"hr@10": 0.101, "ndcg@10": 0.06}},
+        "costs": {"baseline": costs, "chosen": costs},
         "significance": {"hr@10": found, "ndcg@10": found},
     }
     _, _, validation, test, verdict = ensemble_parts({"toys": result})
@@ -23,8 +25,8 @@ def test_a_data_set_has_its_mixes_on_validation_and_two_of_them_on_test() -> Non
         "| 1 smoothed, 1 unsmoothed | .1200 / .0600 |",
     ]
     assert test.splitlines()[2:] == [
-        "| Toys | 2 smoothed, 0 unsmoothed | .1010 / .0600 |",
-        "| Toys | 1 smoothed, 1 unsmoothed | .1020 / .0601 |",
+        "| Toys | 2 smoothed, 0 unsmoothed | .1010 / .0600 | 256 | 1.50 | 2.25 | 62 |",
+        "| Toys | 1 smoothed, 1 unsmoothed | .1020 / .0601 | 256 | 1.50 | 2.25 | 62 |",
     ]
     assert verdict == (
         "Toys, the second against the first: hr@10 +0.0011 (+0.0002 to +0.0020), ndcg@10 +0.0011 (+0.0002 to +0.0020)."

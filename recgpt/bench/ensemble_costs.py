@@ -1,0 +1,73 @@
+"""What an ensemble costs when it recalls: the engine in process on its export, in turn with that of a single model."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from recgpt.bench.contenders import Batch, draw_batches
+from recgpt.bench.timing import NS_PER_MS, Case, Sample, interleave
+from recgpt.bundle import Bundle
+from recgpt.engine import Engine
+from recgpt.graphs.export import ONNX, export_bundle
+from recgpt.model.checkpoint import Checkpoint
+
+# Requests a call, and how many calls of each are measured.
+ROUNDS: Mapping[int, int] = {1: 500, 32: 60}
+NUM_WARMUP = 10
+
+
+def measure_costs(models: Mapping[str, Checkpoint], *, k: int, rounds: Mapping[int, int] = ROUNDS) -> dict[str, Any]:
+    """Exports each model, which checks it against PyTorch, and times recalls of k items in one step on one thread.
+
+    Args:
+        models: by name; the first is what the others are compared with.
+        k: items to recall.
+        rounds: requests a call -> calls to measure of each model.
+
+    Returns:
+        By name ``hidden_size``, ``bundle_bytes``, and by requests a call ``p50_ms`` and ``times_first``:
+        medians over interleaved rounds, and their ratios to the first model's.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        bundles = {
+            name: _export(model, Path(folder) / str(place)) for place, (name, model) in enumerate(models.items())
+        }
+        engines = {name: stack.enter_context(Engine.load(one.path, num_threads=1)) for name, one in bundles.items()}
+        found: dict[str, Any] = {
+            name: {
+                "hidden_size": one.manifest.model.hidden_size,
+                "bundle_bytes": sum(path.stat().st_size for path in one.path.iterdir()),
+                "p50_ms": {},
+                "times_first": {},
+            }
+            for name, one in bundles.items()
+        }
+        for batch, num_rounds in rounds.items():
+            batches = draw_batches(next(iter(bundles.values())), batch=batch, num_batches=num_rounds, quotas=(k,))
+            cases = {name: _case(engine, batches) for name, engine in engines.items()}
+            samples = interleave(cases, num_rounds=num_rounds, num_warmup=NUM_WARMUP)
+            medians = {name: statistics.median(sample.total_ns for sample in taken) for name, taken in samples.items()}
+            for name, p50 in medians.items():
+                found[name]["p50_ms"][str(batch)] = p50 / NS_PER_MS
+                found[name]["times_first"][str(batch)] = p50 / next(iter(medians.values()))
+        return found
+
+
+def _export(model: Checkpoint, folder: Path) -> Bundle:
+    export_bundle(model, folder, ONNX, num_interests=(1,), say=lambda line: None)
+    return Bundle.open(folder)
+
+
+def _case(engine: Engine, batches: Sequence[Batch]) -> Case:
+    def call(number: int) -> Sample:
+        started = time.perf_counter_ns()
+        engine.recall_many(batches[number])
+        return Sample(total_ns=time.perf_counter_ns() - started)
+
+    return call
