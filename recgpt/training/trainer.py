@@ -82,7 +82,7 @@ def train(
     folder = RunFolder(out)
     folder.claim(config, interactions)
     if folder.final.exists():
-        _say(f"{folder.final} is finished already; choose another --out for a new run", progress)
+        _say(f"{folder.final} is finished already; a new run needs a folder of its own", progress)
         return folder.final
     pl.seed_everything(config.seed, verbose=False)
     recipe = _Recipe(interactions, split, config, folder, data_name=data_name, progress=progress)
