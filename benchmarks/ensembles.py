@@ -44,7 +44,7 @@ def ensembles(
     runs: Annotated[Path, typer.Option(help="Folder of the trained models.")] = Path("artifacts/quality"),
     out: Annotated[Path | None, typer.Option(help="JSON; else benchmarks/results/ensembles_NAME.json.")] = None,
 ) -> None:
-    """Trains what is missing, chooses on validation, looks at the test targets."""
+    """Trains what is missing, ranks validation targets by every mix, and test targets by three."""
     started, environment = time.perf_counter(), describe_environment()
     out = out or HERE / "results" / f"ensembles_{dataset}.json"
     recipe = load_training_config(path=config or RECIPES / f"{dataset}.toml")
@@ -72,8 +72,7 @@ def ensembles(
 
 def _table(report: dict[str, Any]) -> Table:
     table = Table("", "smoothed", "unsmoothed", *METRICS, title=report["dataset"], box=None)
-    tested = (report["chosen"], report["baseline"])
-    for stage, rows in (("validation", report["rows"]), ("test", tested)):
+    for stage, rows in (("validation", report["rows"]), ("test", report["tested"].values())):
         for row in rows:
             counts = (str(row["smoothed"]), str(row["unsmoothed"]))
             table.add_row(stage, *counts, *(number(row[stage][metric]) for metric in METRICS))

@@ -22,41 +22,36 @@ ROUNDS: Mapping[int, int] = {1: 500, 32: 60}
 NUM_WARMUP = 10
 
 
-def measure_costs(models: Mapping[str, Checkpoint], *, k: int, rounds: Mapping[int, int] = ROUNDS) -> dict[str, Any]:
+def measure_costs(models: Sequence[Checkpoint], *, k: int, rounds: Mapping[int, int] = ROUNDS) -> list[dict[str, Any]]:
     """Exports each model, which checks it against PyTorch, and times recalls of k items in one step on one thread.
 
     Args:
-        models: by name; the first is what the others are compared with.
+        models: the first is what the others are compared with.
         k: items to recall.
         rounds: requests a call -> calls to measure of each model.
 
     Returns:
-        By name ``hidden_size``, ``bundle_bytes``, and by requests a call ``p50_ms`` and ``times_first``:
-        medians over interleaved rounds, and their ratios to the first model's.
+        Of each model ``hidden_size``, ``bundle_bytes``, and by requests a call ``p50_ms`` and ``times_first``: medians
+        over interleaved rounds, and their ratios to the first model's.
     """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        bundles = {
-            name: _export(model, Path(folder) / str(place)) for place, (name, model) in enumerate(models.items())
-        }
-        engines = {name: stack.enter_context(Engine.load(one.path, num_threads=1)) for name, one in bundles.items()}
-        found: dict[str, Any] = {
-            name: {
-                "hidden_size": one.manifest.model.hidden_size,
-                "bundle_bytes": sum(path.stat().st_size for path in one.path.iterdir()),
-                "p50_ms": {},
-                "times_first": {},
-            }
-            for name, one in bundles.items()
-        }
+        bundles = [_export(model, Path(folder) / str(place)) for place, model in enumerate(models)]
+        engines = [stack.enter_context(Engine.load(bundle.path, num_threads=1)) for bundle in bundles]
+        found: list[dict[str, Any]] = [_sizes(bundle) | {"p50_ms": {}, "times_first": {}} for bundle in bundles]
         for batch, num_rounds in rounds.items():
-            batches = draw_batches(next(iter(bundles.values())), batch=batch, num_batches=num_rounds, quotas=(k,))
-            cases = {name: _case(engine, batches) for name, engine in engines.items()}
+            batches = draw_batches(bundles[0], batch=batch, num_batches=num_rounds, quotas=(k,))
+            cases = {str(place): _case(engine, batches) for place, engine in enumerate(engines)}
             samples = interleave(cases, num_rounds=num_rounds, num_warmup=NUM_WARMUP)
-            medians = {name: statistics.median(sample.total_ns for sample in taken) for name, taken in samples.items()}
-            for name, p50 in medians.items():
-                found[name]["p50_ms"][str(batch)] = p50 / NS_PER_MS
-                found[name]["times_first"][str(batch)] = p50 / next(iter(medians.values()))
+            medians = [statistics.median(sample.total_ns for sample in taken) for taken in samples.values()]
+            for cost, p50 in zip(found, medians, strict=True):
+                cost["p50_ms"][str(batch)] = p50 / NS_PER_MS
+                cost["times_first"][str(batch)] = p50 / medians[0]
         return found
+
+
+def _sizes(bundle: Bundle) -> dict[str, int]:
+    num_bytes = sum(path.stat().st_size for path in bundle.path.iterdir())
+    return {"hidden_size": bundle.manifest.model.hidden_size, "bundle_bytes": num_bytes}
 
 
 def _export(model: Checkpoint, folder: Path) -> Bundle:

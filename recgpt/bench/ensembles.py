@@ -1,4 +1,4 @@
-"""Ensembles of models that were trained in two ways: which mix is best on validation, and what it is worth on test."""
+"""Ensembles of models that were trained in two ways: each mix on validation, some of them on test."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from recgpt.bench.ensemble_costs import measure_costs
 from recgpt.bench.quality import K
+from recgpt.bench.quality_tables import MIXES
 from recgpt.bench.significance import compare_ranks
 from recgpt.data.split import Split, Stage
 from recgpt.evaluation import summarise
@@ -17,13 +18,11 @@ from recgpt.recall.merge import default_quotas
 from recgpt.training.ranking import held_out_ranks
 from recgpt.types import Int64Array
 
-CHOSEN_BY = "ndcg@10"
-
 
 def measure_ensembles(
     smoothed: Sequence[Checkpoint], unsmoothed: Sequence[Checkpoint], split: Split, *, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Every mix of the first models of each kind on validation; the best, and that of the first kind alone, on test.
+    """Every mix of the first models of each kind on validation; three of them on test.
 
     Args:
         smoothed: of the recipe, by seed; two at least.
@@ -32,9 +31,9 @@ def measure_ensembles(
         say: told what is measured next.
 
     Returns:
-        ``rows`` of ``smoothed``, ``unsmoothed`` (numbers of members) and ``validation``; ``chosen``, the best of them,
-        and ``baseline``, that of all smoothed ones and no other, with ``test`` as well; ``significance``: their paired
-        differences on test; ``costs`` of both and of a ``single`` model, as ``measure_costs`` gives them.
+        ``rows`` of ``smoothed`` and ``unsmoothed`` (numbers of members) and ``validation``; ``tested``, by ``MIXES``,
+        the rows that were looked at on test, with ``test``, ``costs`` as ``measure_costs`` gives them, and the paired
+        differences on test from the first, ``significance``; ``single_costs`` of one model.
     """
 
     def together(num_smoothed: int, num_unsmoothed: int) -> Checkpoint:
@@ -45,20 +44,25 @@ def measure_ensembles(
         say("validation: {} smoothed, {} unsmoothed".format(*mix))
         found = summarise(_ranks(together(*mix), split, "validation"))
         rows.append({"smoothed": mix[0], "unsmoothed": mix[1], "validation": found})
-    best = max(rows, key=lambda row: row["validation"][CHOSEN_BY])
-    baseline = next(row for row in rows if (row["smoothed"], row["unsmoothed"]) == (len(smoothed), 0))
-    tested = {
-        name: together(row["smoothed"], row["unsmoothed"]) for name, row in (("chosen", best), ("baseline", baseline))
-    }
-    say("test: the best of these, and that of all smoothed; what they cost")
-    ranks = [_ranks(model, split, "test") for model in tested.values()]
+    by_members = {(row["smoothed"], row["unsmoothed"]): row for row in rows}
+    best = max(rows, key=lambda row: row["validation"]["ndcg@10"])
+    tested = (by_members[len(smoothed), 0], best, by_members[len(smoothed), len(unsmoothed)])
+    models = [together(row["smoothed"], row["unsmoothed"]) for row in tested]
+    say("test, and what these cost: " + ", ".join(MIXES))
+    ranks = [_ranks(model, split, "test") for model in models]
+    single, *costs = measure_costs([smoothed[0], *models], k=K)
     return {
         "rows": rows,
-        "chosen": best | {"test": summarise(ranks[0])},
-        "baseline": baseline | {"test": summarise(ranks[1])},
-        "costs": measure_costs({"single": smoothed[0], **tested}, k=K),
-        "significance": {metric: dataclasses.asdict(found) for metric, found in compare_ranks(*ranks).items()},
+        "tested": {
+            rule: row | {"test": summarise(mine), "costs": cost, "significance": _significance(mine, baseline=ranks[0])}
+            for rule, row, mine, cost in zip(MIXES, tested, ranks, costs, strict=True)
+        },
+        "single_costs": single,
     }
+
+
+def _significance(ranks: Int64Array, *, baseline: Int64Array) -> dict[str, Any]:
+    return {metric: dataclasses.asdict(found) for metric, found in compare_ranks(ranks, baseline).items()}
 
 
 def _ranks(checkpoint: Checkpoint, split: Split, stage: Stage) -> Int64Array:

@@ -8,17 +8,18 @@ from typing import Any
 from recgpt.bench.quality_tables import PAPER, Report, difference, pair, title
 from recgpt.tables import markdown_table
 
-BATCHES = ("1", "32")
+_METRICS = ("hr@10", "ndcg@10")
+_BATCHES = ("1", "32")
 _TEXT = """\
 `recgpt ensemble` of models of the recipe, whose item vectors lean on their neighbours' while training, and of models
-without that (`benchmarks/recipes/unsmoothed/`). Members are the first seeds of each kind. The mix was chosen on
-validation; on test only it and the ensemble of all smoothed models were looked at. Time: of a recall in process, with 1
-or 32 requests a call on one thread, over that of a single model, in turn in one run.
+without that (`benchmarks/recipes/unsmoothed/`). Members are the first seeds of each kind. On test only the ensembles of
+the second table were looked at; its differences are from all smoothed models, its times those of a recall in process,
+with 1 or 32 requests a call on one thread, over a single model's, in turn in one run; MB are the bundle's.
 """
 
 
 def ensemble_parts(ensembles: Mapping[str, Report]) -> Iterator[str]:
-    """A section with a table of all data sets, and what the chosen mix of each is worth; nothing if there is none.
+    """A section with a table of all data sets, and those that were looked at on test; nothing if there is none.
 
     Args:
         ensembles: what ``benchmarks/ensembles.py`` wrote, by data set.
@@ -34,20 +35,21 @@ def ensemble_parts(ensembles: Mapping[str, Report]) -> Iterator[str]:
         [(members, *(cells.get(members, "-") for cells in by_members)) for members in by_members[0]],
     )
     yield markdown_table(
-        ("test", "members", "HR@10 / NDCG@10", "width", *(f"time, {batch}" for batch in BATCHES), "bundle, MB"),
+        ("test", "rule", "members", "HR@10 / NDCG@10", *_METRICS, "width", *(f"time, {n}" for n in _BATCHES), "MB"),
         [
-            (title(result), _members(result[which]), pair(result[which]["test"]), *_costs(result["costs"][which]))
+            (title(result), rule, _members(row), pair(row["test"]), *_differences(row), *_costs(row["costs"]))
             for result in found
-            for which in ("baseline", "chosen")
+            for rule, row in result["tested"].items()
         ],
     )
-    for result in found:
-        differences = (f"{metric} {difference(result['significance'][metric])}" for metric in ("hr@10", "ndcg@10"))
-        yield f"{title(result)}, the second against the first: {', '.join(differences)}."
+
+
+def _differences(row: Report) -> tuple[str, ...]:
+    return tuple(difference(row["significance"][metric]) for metric in _METRICS)
 
 
 def _costs(found: Mapping[str, Any]) -> tuple[str, ...]:
-    times = (f"{found['times_first'][batch]:.2f}" for batch in BATCHES)
+    times = (f"{found['times_first'][batch]:.2f}" for batch in _BATCHES)
     return str(found["hidden_size"]), *times, f"{found['bundle_bytes'] / 1e6:.0f}"
 
 

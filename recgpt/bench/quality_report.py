@@ -87,7 +87,7 @@ def read_ensembles(results: Path) -> dict[str, Report]:
     Raises:
         DataError: one cannot be read.
     """
-    found = (_read(path, {"dataset", "rows", "chosen", "significance"}) for path in results.glob("ensembles_*.json"))
+    found = (_read(path, {"dataset", "rows", "tested"}) for path in results.glob("ensembles_*.json"))
     return {result["dataset"]: result for result in found}
 
 

@@ -108,16 +108,17 @@ def test_ensembles_are_of_both_kinds_of_models_and_chosen_on_validation(folder, 
     found = json.loads((folder / "ensembles_tiny.json").read_text())
     mixes = [(row["smoothed"], row["unsmoothed"]) for row in found["rows"]]
     assert mixes == [(0, 2), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)]
-    assert found["chosen"]["validation"]["ndcg@10"] == max(row["validation"]["ndcg@10"] for row in found["rows"])
+    smoothed, best, both = found["tested"].values()
+    assert best["validation"]["ndcg@10"] == max(row["validation"]["ndcg@10"] for row in found["rows"])
+    assert (both["smoothed"], both["unsmoothed"]) == (2, 2)
+    assert both["costs"]["hidden_size"] == 4 * found["single_costs"]["hidden_size"]
     # The ensemble of the recipe's models is the one that the quality report has.
-    assert (found["baseline"]["smoothed"], found["baseline"]["unsmoothed"]) == (2, 0)
-    assert found["baseline"]["validation"] == pytest.approx(report["validation"]["ensemble"])
-    assert found["baseline"]["test"] == pytest.approx(report["metrics"]["ensemble"])
-    assert found["costs"]["single"]["times_first"] == {"1": 1.0, "32": 1.0}
-    assert found["costs"]["baseline"]["hidden_size"] == 2 * found["costs"]["single"]["hidden_size"]
-    difference = found["significance"]["hr@10"]
-    assert difference["mean"] == pytest.approx(found["chosen"]["test"]["hr@10"])
-    assert difference["baseline"] == pytest.approx(found["baseline"]["test"]["hr@10"])
+    assert smoothed["validation"] == pytest.approx(report["validation"]["ensemble"])
+    assert smoothed["test"] == pytest.approx(report["metrics"]["ensemble"])
+    for row in (smoothed, best, both):
+        difference = row["significance"]["hr@10"]
+        assert difference["mean"] == pytest.approx(row["test"]["hr@10"])
+        assert difference["baseline"] == pytest.approx(smoothed["test"]["hr@10"])
 
 
 def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path):
