@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recgpt.bench.quality_tables import PAPER, Report, difference, pair, title
+from recgpt.bench.quality_tables import MIXES, PAPER, Report, difference, pair, title
 from recgpt.tables import markdown_table
 
 _METRICS = ("hr@10", "ndcg@10")
@@ -13,7 +13,7 @@ _BATCHES = ("1", "32")
 _TEXT = """\
 `recgpt ensemble` of models of the recipe, whose item vectors lean on their neighbours' while training, and of models
 without that (`benchmarks/recipes/unsmoothed/`). Members are the first seeds of each kind. On test only the ensembles of
-the second table were looked at; its differences are from all smoothed models, its times those of a recall in process,
+the second table were looked at; their gains are over all smoothed models, their times those of a recall in process,
 with 1 or 32 requests a call on one thread, over a single model's, in turn in one run; MB are the bundle's.
 """
 
@@ -35,16 +35,27 @@ def ensemble_parts(ensembles: Mapping[str, Report]) -> Iterator[str]:
         [(members, *(cells.get(members, "-") for cells in by_members)) for members in by_members[0]],
     )
     yield markdown_table(
-        ("test", "rule", "members", "HR@10 / NDCG@10", *_METRICS, "width", *(f"time, {n}" for n in _BATCHES), "MB"),
+        (
+            "test",
+            "rule",
+            "members",
+            "HR@10 / NDCG@10",
+            *(f"{metric}, gain" for metric in _METRICS),
+            "width",
+            *(f"time, {n}" for n in _BATCHES),
+            "MB",
+        ),
         [
-            (title(result), rule, _members(row), pair(row["test"]), *_differences(row), *_costs(row["costs"]))
+            (title(result), rule, _members(row), pair(row["test"]), *_gains(rule, row), *_costs(row["costs"]))
             for result in found
             for rule, row in result["tested"].items()
         ],
     )
 
 
-def _differences(row: Report) -> tuple[str, ...]:
+def _gains(rule: str, row: Report) -> tuple[str, ...]:
+    if rule == MIXES[0]:
+        return ("-",) * len(_METRICS)
     return tuple(difference(row["significance"][metric]) for metric in _METRICS)
 
 
