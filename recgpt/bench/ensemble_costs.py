@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from recgpt.bench.contenders import Batch, draw_batches
-from recgpt.bench.timing import NS_PER_MS, Case, Sample, interleave
+from recgpt.bench.stages import time_recall
+from recgpt.bench.timing import NS_PER_MS, Case, interleave
 from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.graphs.export import ONNX, export_bundle
@@ -22,13 +22,12 @@ ROUNDS: Mapping[int, int] = {1: 500, 32: 60}
 NUM_WARMUP = 10
 
 
-def measure_costs(models: Sequence[Checkpoint], *, k: int, rounds: Mapping[int, int] = ROUNDS) -> list[dict[str, Any]]:
+def measure_costs(models: Sequence[Checkpoint], *, k: int) -> list[dict[str, Any]]:
     """Exports each model, which checks it against PyTorch, and times recalls of k items in one step on one thread.
 
     Args:
         models: the first is what the others are compared with.
         k: items to recall.
-        rounds: requests a call -> calls to measure of each model.
 
     Returns:
         Of each model ``hidden_size``, ``bundle_bytes``, and by requests a call ``p50_ms`` and ``times_first``: medians
@@ -38,7 +37,7 @@ def measure_costs(models: Sequence[Checkpoint], *, k: int, rounds: Mapping[int, 
         bundles = [_export(model, Path(folder) / str(place)) for place, model in enumerate(models)]
         engines = [stack.enter_context(Engine.load(bundle.path, num_threads=1)) for bundle in bundles]
         found: list[dict[str, Any]] = [_sizes(bundle) | {"p50_ms": {}, "times_first": {}} for bundle in bundles]
-        for batch, num_rounds in rounds.items():
+        for batch, num_rounds in ROUNDS.items():
             batches = draw_batches(bundles[0], batch=batch, num_batches=num_rounds, quotas=(k,))
             cases = {str(place): _case(engine, batches) for place, engine in enumerate(engines)}
             samples = interleave(cases, num_rounds=num_rounds, num_warmup=NUM_WARMUP)
@@ -60,9 +59,4 @@ def _export(model: Checkpoint, folder: Path) -> Bundle:
 
 
 def _case(engine: Engine, batches: Sequence[Batch]) -> Case:
-    def call(number: int) -> Sample:
-        started = time.perf_counter_ns()
-        engine.recall_many(batches[number])
-        return Sample(total_ns=time.perf_counter_ns() - started)
-
-    return call
+    return lambda number: time_recall(engine, batches[number])

@@ -44,19 +44,25 @@ def measure_ensembles(
         say("validation: {} smoothed, {} unsmoothed".format(*mix))
         found = summarise(_ranks(together(*mix), split, "validation"))
         rows.append({"smoothed": mix[0], "unsmoothed": mix[1], "validation": found})
-    by_members = {(row["smoothed"], row["unsmoothed"]): row for row in rows}
     best = max(rows, key=lambda row: row["validation"]["ndcg@10"])
-    tested = (by_members[len(smoothed), 0], best, by_members[len(smoothed), len(unsmoothed)])
-    models = [together(row["smoothed"], row["unsmoothed"]) for row in tested]
+    tested = ((len(smoothed), 0), (best["smoothed"], best["unsmoothed"]), (len(smoothed), len(unsmoothed)))
+    # The best may be one of the others; each is measured once.
+    models = {mix: together(*mix) for mix in tested}
     say("test, and what these cost: " + ", ".join(MIXES))
-    ranks = [_ranks(model, split, "test") for model in models]
-    single, *costs = measure_costs([smoothed[0], *models], k=K)
+    ranks = {mix: _ranks(model, split, "test") for mix, model in models.items()}
+    single, *costs = measure_costs([smoothed[0], *models.values()], k=K)
+    found_on_test = {
+        mix: {
+            "test": summarise(ranks[mix]),
+            "costs": cost,
+            "significance": _significance(ranks[mix], baseline=ranks[tested[0]]),
+        }
+        for mix, cost in zip(models, costs, strict=True)
+    }
+    by_members = {(row["smoothed"], row["unsmoothed"]): row for row in rows}
     return {
         "rows": rows,
-        "tested": {
-            rule: row | {"test": summarise(mine), "costs": cost, "significance": _significance(mine, baseline=ranks[0])}
-            for rule, row, mine, cost in zip(MIXES, tested, ranks, costs, strict=True)
-        },
+        "tested": {rule: by_members[mix] | found_on_test[mix] for rule, mix in zip(MIXES, tested, strict=True)},
         "single_costs": single,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from recgpt.bench.quality_tables import MIXES, PAPER, Report, difference, pair, title
+from recgpt.bench.quality_tables import ALL_SMOOTHED, PAPER, Report, difference, pair, title
 from recgpt.tables import markdown_table
 
 _METRICS = ("hr@10", "ndcg@10")
@@ -54,7 +54,7 @@ def ensemble_parts(ensembles: Mapping[str, Report]) -> Iterator[str]:
 
 
 def _gains(rule: str, row: Report) -> tuple[str, ...]:
-    if rule == MIXES[0]:
+    if rule == ALL_SMOOTHED:
         return ("-",) * len(_METRICS)
     return tuple(difference(row["significance"][metric]) for metric in _METRICS)
 

@@ -29,7 +29,7 @@ NAMES = {
 }
 """Of each system in a report, in the order of tables."""
 
-_, _, ALL_OF_BOTH = MIXES = ("all smoothed", "best on validation", "all of both kinds")
+ALL_SMOOTHED, _, ALL_OF_BOTH = MIXES = ("all smoothed", "best on validation", "all of both kinds")
 """The ensembles of models trained in two ways that are looked at on test; the first is the baseline."""
 
 # Table 2 of the paper (arXiv 2404.08675): hr@5, hr@10, ndcg@5, ndcg@10.
