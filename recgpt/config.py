@@ -97,6 +97,8 @@ class StageConfig:
             and validation are float32 either way.
         smoothing: how much item vectors lean on those of neighbouring items while training, against their own; 0 = not
             at all (``recgpt.training.smoothing``).
+        future_share: of what a position learns to predict, how much is not the next item but the few after it
+            (``recgpt.training.losses.target_shares``); for ``cross_entropy``.
         user_dropout: probability that a user counts as the shared one in a training step; 1 = no user vectors.
     """
 
@@ -110,6 +112,7 @@ class StageConfig:
     num_negatives: int = 1
     precision: str = "float32"
     smoothing: float = 0.0
+    future_share: float = 0.0
     user_dropout: float = 1.0
 
     def __post_init__(self) -> None:
@@ -120,10 +123,16 @@ class StageConfig:
         _check_range(self, "learning_rate", 1e-8, 10.0)
         _check_range(self, "weight_decay", 0.0, 10.0)
         _check_range(self, "smoothing", 0.0, 100.0)
+        _check_range(self, "future_share", 0.0, 1.0)
         _check_range(self, "user_dropout", 0.0, 1.0)
         _check_choice(self, "schedule", SCHEDULES)
         _check_choice(self, "loss", LOSSES)
         _check_choice(self, "precision", PRECISIONS)
+        if self.future_share and self.loss != "cross_entropy":
+            raise ConfigError(
+                f"future_share = {self.future_share} with loss = {self.loss!r}: only cross_entropy has items after the "
+                "next one as targets; set future_share = 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,9 @@ from recgpt.data.split import NOT_EVALUATED
 from recgpt.types import BEHAVIOUR, Int64Array, PromptedHistory
 
 NO_TARGET = 0
+NUM_TARGETS = 5
+"""F, the next item and those after it."""
+
 _PART_ENDS = (0.5, 0.8, 0.95, 1.0)
 
 
@@ -27,7 +30,8 @@ class TrainingBatch(NamedTuple):
         user_rows: (B,) int64.
         item_rows: (B, T) int64.
         segments: (B, T) int64.
-        targets: (B, T) int64, the next real item; 0 where there is nothing to predict: padding, generated prompts.
+        targets: (B, T, F) int64, the F real items that follow; 0 behind the end, and where there is nothing to predict:
+            padding, generated prompts.
     """
 
     user_rows: Tensor
@@ -58,7 +62,14 @@ class EvaluationBatch(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingExample:
-    """One sequence to learn from; all arrays are int64 of one length."""
+    """One sequence to learn from.
+
+    Attributes:
+        user_row: of its user.
+        item_rows: (T,) int64.
+        segments: (T,) int64.
+        targets: (T, F) int64, as in TrainingBatch.
+    """
 
     user_row: int
     item_rows: Int64Array
@@ -102,7 +113,7 @@ def plain_examples(train: Sequence[Int64Array], max_length: int) -> list[Trainin
             user_row=row,
             item_rows=items[:-1][-max_length:],
             segments=np.full(min(len(items) - 1, max_length), BEHAVIOUR),
-            targets=items[1:][-max_length:],
+            targets=_following(items, np.arange(1, len(items)))[-max_length:],
         )
         for row, items in enumerate(train, start=1)
         if len(items) > 1
@@ -123,8 +134,8 @@ def prompted_examples(train: Sequence[Int64Array], prompted: Sequence[PromptedHi
         real = segments == BEHAVIOUR
         if not real.any():
             continue
-        targets = np.full_like(item_rows, NO_TARGET)
-        targets[real] = items[-real.sum() :]
+        targets = np.full((len(item_rows), NUM_TARGETS), NO_TARGET)
+        targets[real] = _following(items, np.arange(len(items) - real.sum(), len(items)))
         examples.append(TrainingExample(user_row=row, item_rows=item_rows, segments=segments, targets=targets))
     return examples
 
@@ -150,7 +161,7 @@ def feedback_examples(
         item_rows, segments = with_unclicked(items[:-1], shown, num_prompts)
         if not len(item_rows):
             continue
-        targets = items[np.cumsum(segments == BEHAVIOUR)]
+        targets = _following(items, np.cumsum(segments == BEHAVIOUR))
         newest = slice(-max_length, None)
         examples.append(
             TrainingExample(
@@ -201,6 +212,12 @@ def collate_training(examples: Sequence[TrainingExample]) -> list[TrainingBatch]
     return [_collate_part(by_length[start:end]) for start, end in pairwise(cuts) if end > start]
 
 
+def _following(items: Int64Array, places: Int64Array) -> Int64Array:
+    """What stands at places (T,) of items (N,) and after them, (T, F), 0 behind the end."""
+    ahead: Int64Array = np.pad(items, (0, NUM_TARGETS - 1), constant_values=NO_TARGET)
+    return ahead[places[:, None] + np.arange(NUM_TARGETS)]
+
+
 def _collate_part(examples: Sequence[TrainingExample]) -> TrainingBatch:
     return TrainingBatch(
         user_rows=torch.tensor([example.user_row for example in examples]),
@@ -223,7 +240,7 @@ def collate_evaluation(examples: Sequence[EvaluationExample]) -> EvaluationBatch
 
 
 def _pad(arrays: Sequence[Int64Array]) -> Tensor:
-    padded = np.zeros((len(arrays), max(map(len, arrays))), dtype=np.int64)
+    padded = np.zeros((len(arrays), max(map(len, arrays)), *arrays[0].shape[1:]), dtype=np.int64)
     for row, array in enumerate(arrays):
         padded[row, : len(array)] = array
     return torch.from_numpy(padded)

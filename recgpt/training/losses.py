@@ -1,6 +1,6 @@
 """The training losses. Knows tensors of interests and target rows only.
 
-Both take interests already gathered at the positions that have a target, so that nothing of width V is ever computed
+All take interests already gathered at the positions that have a target, so that nothing of width V is ever computed
 for padding.
 """
 
@@ -20,7 +20,7 @@ _MIN_CHUNK_ROWS = 64
 _ALIGNMENT = 16
 
 
-def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) -> Tensor:
+def full_cross_entropy(interests: Tensor, targets: Tensor, shares: Tensor, item_matrix: Tensor) -> Tensor:
     """Softmax cross entropy over the whole catalogue, rows 1..V.
 
     The paper has the binary loss of eq. 4 instead, see ``sampled_bce``. Under autocast the three products are of its
@@ -28,7 +28,8 @@ def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) 
 
     Args:
         interests: (N, D).
-        targets: (N,) int64 rows, 1..V.
+        targets: (N, F) int64 rows, 1..V, or 0 where the share is 0.
+        shares: (N, F), of each target in the distribution that the softmax shall be; 1 in each row together.
         item_matrix: (V + 1, D), row 0 is padding and never a candidate.
 
     Returns:
@@ -37,10 +38,32 @@ def full_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor) 
     device = interests.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     with torch.autocast(device, enabled=False):
+        rows = interests if dtype is None else interests.float()
         loss: Tensor = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            interests if dtype is None else interests.float(), item_matrix[1:], targets - 1, dtype
+            rows, item_matrix[1:], (targets - 1).clamp(min=0), shares.to(rows.dtype), dtype
         )
     return loss
+
+
+def target_shares(targets: Tensor, future_share: float) -> Tensor:
+    """How much of what a position shall predict is the next item, and how much each of those after it.
+
+    Source: positives from a window of the future, as in the "dense all action loss" of PinnerFormer (Pancha et al.
+    2022); here with weights that fall by half from item to item. The order of what a user takes at one time says
+    little, and a rare item is more often near in the future than next.
+
+    Args:
+        targets: (N, F) int64, the next item and those after it, 0 behind the end of a sequence.
+        future_share: of the items after the next, together, where there are any.
+
+    Returns:
+        (N, F) float32, 1 in each row together.
+    """
+    weights = 0.5 ** torch.arange(targets.shape[1], device=targets.device)
+    later = (weights * (targets != 0))[:, 1:]
+    # The least sum that is not 0 is the last weight.
+    later = later * (future_share / later.sum(dim=1, keepdim=True).clamp(min=weights[-1].item()))
+    return torch.cat([1.0 - later.sum(dim=1, keepdim=True), later], dim=1)
 
 
 def sampled_cross_entropy(interests: Tensor, targets: Tensor, item_matrix: Tensor, negatives: Tensor) -> Tensor:
@@ -114,15 +137,20 @@ def sample_negatives(targets: Tensor, num_negatives: int, num_items: int) -> Ten
 class _ChunkedCrossEntropy(torch.autograd.Function):
     """Mean cross entropy of ``interests @ item_matrix.T``, a chunk of rows at a time.
 
-    The gradient is softmax minus one-hot, so it is made together with the loss while the chunk is at hand: nothing of
-    width V is kept for the backward pass and nothing is computed twice.
+    The gradient is softmax minus the targets' shares, so it is made together with the loss while the chunk is at hand:
+    nothing of width V is kept for the backward pass and nothing is computed twice.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, interests: Tensor, item_matrix: Tensor, targets: Tensor, product_dtype: torch.dtype | None
+        ctx: Any,
+        interests: Tensor,
+        item_matrix: Tensor,
+        targets: Tensor,
+        shares: Tensor,
+        product_dtype: torch.dtype | None,
     ) -> Tensor:
-        """(N, D), (V, D), (N,) columns 0..V-1, what products are computed in (None: as given) -> scalar."""
+        """(N, D), (V, D), (N, F) columns 0..V-1, (N, F), what products are computed in (None: as given) -> scalar."""
         num_rows, num_items = len(interests), len(item_matrix)
         dtype = product_dtype or interests.dtype
         chunk = max(_MIN_CHUNK_ROWS, _CHUNK_ELEMENTS // num_items)
@@ -132,15 +160,15 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         products = queries.new_empty((min(chunk, num_rows), row_size))[:, :num_items]
         loss = interests.new_zeros(())
         for start in range(0, num_rows, chunk):
-            rows, columns = queries[start : start + chunk], targets[start : start + chunk].unsqueeze(1)
+            rows, columns, parts = (each[start : start + chunk] for each in (queries, targets, shares))
             scores = torch.mm(rows, items.T, out=products[: len(rows)]).to(interests.dtype)
             highest = scores.amax(dim=1, keepdim=True)
-            target_scores = scores.gather(1, columns) - highest
+            target_scores = ((scores.gather(1, columns) - highest) * parts).sum(dim=1, keepdim=True)
             exponentials = scores.sub_(highest).exp_()
             total = exponentials.sum(dim=1, keepdim=True)
             loss += (total.log() - target_scores).sum()
             gradient = exponentials.div_(total)
-            gradient = gradient.scatter_add_(1, columns, gradient.new_full(columns.shape, -1.0)).to(dtype)
+            gradient = gradient.scatter_add_(1, columns, -parts).to(dtype)
             interest_grad[start : start + chunk] = gradient @ items
             if dtype == item_grad.dtype:
                 item_grad.addmm_(gradient.T, rows)
@@ -150,7 +178,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return loss / num_rows
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         """Scales the gradients that the forward pass made."""
         interest_grad, item_grad = ctx.saved_tensors
-        return interest_grad * grad_outputs[0], item_grad * grad_outputs[0], None, None
+        return interest_grad * grad_outputs[0], item_grad * grad_outputs[0], None, None, None

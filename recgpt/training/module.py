@@ -21,6 +21,7 @@ from recgpt.training.losses import (
     sample_negatives,
     sampled_bce,
     sampled_cross_entropy,
+    target_shares,
 )
 from recgpt.training.ranking import recalled_ranks
 
@@ -65,7 +66,7 @@ class StageModule(pl.LightningModule):
             for part in parts:
                 user_rows = drop_users(part.user_rows, self.stage.user_dropout)
                 # Only rows with a target are scored against the catalogue.
-                real = part.targets != NO_TARGET
+                real = part.targets[:, :, 0] != NO_TARGET
                 interests.append(self.decoder(user_rows, part.item_rows, part.segments)[real])
                 targets.append(part.targets[real])
             loss = self._loss(torch.cat(interests), torch.cat(targets))
@@ -96,10 +97,15 @@ class StageModule(pl.LightningModule):
         checkpoint[VALIDATION] = {name: float(metrics[name]) for name in self.METRICS}
 
     def _loss(self, interests: Tensor, targets: Tensor) -> Tensor:
+        """Of interests (N, D) and targets (N, F)."""
         if self.decoder.is_cosine:
             interests = interests / self.decoder.config.temperature
         if self.stage.loss == "cross_entropy":
-            return full_cross_entropy(interests, targets, self.decoder.item_matrix)
+            # Most stages predict the next item alone, which is cheaper.
+            targets = targets if self.stage.future_share else targets[:, :1]
+            shares = target_shares(targets, self.stage.future_share)
+            return full_cross_entropy(interests, targets, shares, self.decoder.item_matrix)
+        targets = targets[:, 0]
         if self.stage.loss == "sampled_cross_entropy":
             drawn = sample_items(self.stage.num_negatives, self.decoder.num_items, targets.device)
             return sampled_cross_entropy(interests, targets, self.decoder.item_matrix, drawn)

@@ -19,9 +19,10 @@ def arrays(*sequences):
 
 
 def merged(parts: list[TrainingBatch]):
-    """The sequences of all parts as {user: (items, segments, targets)} without their padding."""
+    """The sequences of all parts as {user: (items, segments, next targets)} without their padding."""
     found = {}
     for part in parts:
+        part = part._replace(targets=part.targets[:, :, 0])
         for user, items, segments, targets in zip(*(tensor.tolist() for tensor in part), strict=True):
             length = len(items) - items[::-1].index(next(item for item in reversed(items) if item))
             found[user] = (items[:length], segments[:length], targets[:length])
@@ -47,6 +48,15 @@ def test_only_real_positions_of_a_prompted_sequence_predict_and_they_predict_the
         1: ([1, 50, 51, 2, 52, 53, 3], [0, 1, 1, 0, 1, 1, 0], [2, 0, 0, 3, 0, 0, 4]),
         3: ([7], [0], [8]),
     }
+
+
+def test_positions_know_the_items_after_the_next_one_too():
+    train = arrays([9, 1, 2, 3, 4, 5, 6, 7])
+    [plain] = plain_examples(train, max_length=4)
+    assert plain.targets.tolist() == [[4, 5, 6, 7, 0], [5, 6, 7, 0, 0], [6, 7, 0, 0, 0], [7, 0, 0, 0, 0]]
+    [prompted] = prompted_examples(train, [tuple(arrays([4, 50, 5, 51, 6], [0, 1, 0, 1, 0]))])
+    nothing = [0] * 5
+    assert prompted.targets.tolist() == [[5, 6, 7, 0, 0], nothing, [6, 7, 0, 0, 0], nothing, [7, 0, 0, 0, 0]]
 
 
 def test_each_part_of_a_batch_is_as_wide_as_its_longest_sequence():

@@ -61,6 +61,7 @@ def test_an_empty_file_is_the_preset(tmp_path: Path) -> None:
         ("[model]\ndropout = nan\n", ["dropout = nan", "0.0 to 0.95"]),
         ("[model]\ndropout = 1.5\n", ["dropout = 1.5", "0.0 to 0.95"]),
         ("[tune]\nlearning_rate = 0\n", ["[tune] of", "learning_rate = 0"]),
+        ("[pretrain]\nfuture_share = 0.3\nloss = 'bce'\n", ["future_share = 0.3", "'bce'", "set future_share = 0"]),
         ("[tune]\nloss = 'hinge'\n", ["'hinge'", "cross_entropy, bce"]),
         ("prompts = 'clicked'\n", ["'clicked'", "generated, feedback"]),
         ("[pretrain]\nmax_epochs = 0\n", ["pretrain.max_epochs = 0", "at least 1"]),

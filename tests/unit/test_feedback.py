@@ -263,12 +263,13 @@ def test_every_position_of_a_feedback_history_predicts_the_next_click():
     assert example.user_row == 1
     assert example.item_rows.tolist() == [10, 1, 2, 12, 22, 3]
     assert example.segments.tolist() == [1, 0, 0, 1, 1, 0]
-    assert example.targets.tolist() == [1, 2, 3, 3, 3, 4]
+    assert example.targets[:, 0].tolist() == [1, 2, 3, 3, 3, 4]
+    assert example.targets[1].tolist() == [2, 3, 4, 0, 0]
 
 
 def test_a_long_feedback_history_keeps_its_newest_tokens():
     [example] = feedback_examples(SPLIT.train, SPLIT.unclicked, num_prompts=2, max_length=3)
-    assert (example.item_rows.tolist(), example.targets.tolist()) == ([12, 22, 3], [3, 3, 4])
+    assert (example.item_rows.tolist(), example.targets[:, 0].tolist()) == ([12, 22, 3], [3, 3, 4])
 
 
 def test_evaluation_sends_the_prompts_and_leaves_out_behaviours_only():

@@ -12,17 +12,24 @@ from recgpt.training.losses import (
     sample_negatives,
     sampled_bce,
     sampled_cross_entropy,
+    target_shares,
 )
 
 # Sums of some ten thousand float64 terms in another order.
 TOLERANCE = 1e-12
 
 
+def next_item_loss(interests, targets, items):
+    """Of targets (N,) alone."""
+    targets = targets.unsqueeze(1)
+    return full_cross_entropy(interests, targets, target_shares(targets, 0.0), items)
+
+
 def test_cross_entropy_by_hand_leaves_padding_out():
     interest = torch.tensor([[1.0, 0.0]])
     # Scores: row 0 (padding) would be 100, row 1 is 2, row 2 is 0.
     items = torch.tensor([[100.0, 0.0], [2.0, 5.0], [0.0, -3.0]])
-    loss = full_cross_entropy(interest, torch.tensor([2]), items)
+    loss = next_item_loss(interest, torch.tensor([2]), items)
     assert loss.item() == pytest.approx(math.log(math.exp(2) + math.exp(0)) - 0, abs=1e-6)
 
 
@@ -34,7 +41,7 @@ def test_cross_entropy_and_gradients_equal_torch_over_several_chunks(num_rows):
     interests = torch.randn(num_rows, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     items = torch.randn(num_items + 1, 3, generator=generator, dtype=torch.float64, requires_grad=True)
     targets = torch.randint(1, num_items + 1, (num_rows,), generator=generator)
-    loss = full_cross_entropy(interests, targets, items)
+    loss = next_item_loss(interests, targets, items)
     expected = functional.cross_entropy(interests @ items[1:].T, targets - 1)
     assert loss.item() == pytest.approx(expected.item(), abs=TOLERANCE)
     for found, wanted in zip(
@@ -52,7 +59,7 @@ def test_under_autocast_cross_entropy_differs_by_the_rounding_of_products_only()
     targets = torch.randint(1, 25_001, (200,), generator=generator)
     expected = functional.cross_entropy(interests @ items[1:].T, targets - 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = full_cross_entropy(interests, targets, items)
+        loss = next_item_loss(interests, targets, items)
     assert loss.dtype == torch.float32
     # A bfloat16 has 8 bits: each factor and product is off by at most 2**-9 of itself.
     assert loss.item() == pytest.approx(expected.item(), rel=2**-8)
@@ -67,8 +74,35 @@ def test_under_autocast_cross_entropy_differs_by_the_rounding_of_products_only()
 def test_cross_entropy_survives_huge_scores():
     interests = torch.tensor([[1000.0], [-1000.0]])
     items = torch.tensor([[0.0], [1.0], [-1.0]])
-    loss = full_cross_entropy(interests, torch.tensor([1, 1]), items)
+    loss = next_item_loss(interests, torch.tensor([1, 1]), items)
     assert loss.item() == pytest.approx((0.0 + 2000.0) / 2)
+
+
+def test_cross_entropy_of_several_targets_is_the_mean_of_theirs_by_their_shares():
+    generator = torch.Generator().manual_seed(0)
+    interests = torch.randn(70, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(25_001, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    targets = torch.randint(1, 25_001, (70, 3), generator=generator)
+    targets[:10, 2] = 0
+    # An item may come twice.
+    targets[20:30, 1] = targets[20:30, 0]
+    shares = torch.rand(70, 3, generator=generator, dtype=torch.float64) * (targets != 0)
+    shares /= shares.sum(dim=1, keepdim=True)
+    loss = full_cross_entropy(interests, targets, shares, items)
+    wanted = torch.zeros(70, 25_001, dtype=torch.float64).scatter_add(1, targets, shares)[:, 1:]
+    expected = functional.cross_entropy(interests @ items[1:].T, wanted)
+    assert loss.item() == pytest.approx(expected.item(), abs=TOLERANCE)
+    gradients = [torch.autograd.grad(each, [interests, items]) for each in (loss, expected)]
+    for found, wanted in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_shares_fall_by_half_and_what_is_missing_is_shared_by_the_others():
+    targets = torch.tensor([[5, 6, 7, 8], [5, 6, 7, 0], [5, 6, 0, 0], [5, 0, 0, 0]])
+    expected = [[0.3, 0.4, 0.2, 0.1], [0.3, 7 / 15, 7 / 30, 0.0], [0.3, 0.7, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(target_shares(targets, 0.7), torch.tensor(expected))
+    assert target_shares(targets, 0.0).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
+    assert target_shares(targets[:, :1], 0.7).tolist() == [[1.0]] * 4
 
 
 def test_bce_by_hand():

@@ -8,6 +8,7 @@ from torch.nn import functional
 from recgpt.config import LOSSES, ModelConfig, StageConfig
 from recgpt.model.decoder import SHARED_USER_ROW, Decoder
 from recgpt.training.batches import collate_training, plain_examples
+from recgpt.training.losses import target_shares
 from recgpt.training.module import StageModule, drop_users
 
 # A step logs its loss; without a trainer there is nobody to log to.
@@ -33,9 +34,10 @@ def make_sequences():
     return [rng.integers(1, 31, length) for length in (2, 5, 3, 7, 2)]
 
 
+@pytest.mark.parametrize("future_share", [0.0, 0.4])
 @pytest.mark.parametrize(("similarity", "temperature"), [("cosine", 0.2), ("inner_product", 1.0)])
-def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut(similarity, temperature):
-    module = make_module(similarity, user_dropout=0.0)
+def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut(similarity, temperature, future_share):
+    module = make_module(similarity, user_dropout=0.0, future_share=future_share)
     examples = plain_examples(make_sequences(), 6)
     losses = []
     for example in examples:
@@ -45,7 +47,9 @@ def test_the_loss_is_the_mean_over_all_targets_however_the_batch_is_cut(similari
             torch.from_numpy(example.segments)[None],
         )[0]
         scores = hidden @ module.decoder.item_matrix[1:].T / temperature
-        losses.append(functional.cross_entropy(scores, torch.from_numpy(example.targets) - 1, reduction="none"))
+        targets = torch.from_numpy(example.targets)
+        wanted = torch.zeros(len(targets), 31).scatter_add(1, targets, target_shares(targets, future_share))[:, 1:]
+        losses.append(functional.cross_entropy(scores, wanted, reduction="none"))
     loss = module.training_step(collate_training(examples), 0)
     assert loss.item() == pytest.approx(torch.cat(losses).mean().item(), abs=TOLERANCE)
 
