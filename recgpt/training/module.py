@@ -101,7 +101,7 @@ class StageModule(pl.LightningModule):
         if self.decoder.is_cosine:
             interests = interests / self.decoder.config.temperature
         if self.stage.loss == "cross_entropy":
-            # Most stages predict the next item alone, which is cheaper.
+            # Targets without a share would only take time.
             targets = targets if self.stage.future_share else targets[:, :1]
             shares = target_shares(targets, self.stage.future_share)
             return full_cross_entropy(interests, targets, shares, self.decoder.item_matrix)
