@@ -12,9 +12,10 @@ _METRICS = ("hr@10", "ndcg@10")
 _BATCHES = ("1", "32")
 _TEXT = """\
 `recgpt ensemble` of models of the recipe, whose item vectors lean on their neighbours' while training, and of models
-without that (`benchmarks/recipes/unsmoothed/`). Members are the first seeds of each kind. On test only the ensembles of
-the second table were looked at; their gains are over all smoothed models, their times those of a recall in process,
-with 1 or 32 requests a call on one thread, over a single model's, in turn in one run; MB are the bundle's.
+without that, and with the next item as the only target (`benchmarks/recipes/unsmoothed/`). Members are the first seeds
+of each kind. On test only the ensembles of the second table were looked at; their gains are over all smoothed models,
+their times those of a recall in process, with 1 or 32 requests a call on one thread, over a single model's, in turn in
+one run; MB are the bundle's.
 """
 
 
