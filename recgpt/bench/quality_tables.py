@@ -15,7 +15,8 @@ Report = Mapping[str, Any]
 METRICS = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 
 RECGPT, RECGPT_1, PRETRAIN, NO_PROMPTS = "recgpt", "recgpt_1", "pretrain", "no_prompt_finetune"
-VARIANT_1, FINISHED, ENSEMBLE, BCE, POP = "variant_1", "finished", "ensemble", "sasrec_bce", "pop"
+VARIANT_1, FINISHED, BCE, POP = "variant_1", "finished", "sasrec_bce", "pop"
+ENSEMBLE, RECGPT_ENSEMBLE = "ensemble", "recgpt_ensemble"
 NAMES = {
     RECGPT: "RecGPT, two steps",
     RECGPT_1: "RecGPT_1, one step",
@@ -24,6 +25,7 @@ NAMES = {
     VARIANT_1: "pre-trained, two steps",
     FINISHED: "as `recgpt train` leaves it: the better on validation",
     ENSEMBLE: "an ensemble of these seeds",
+    RECGPT_ENSEMBLE: "RecGPT, two steps, an ensemble of the seeds",
     BCE: "SASRec, binary cross entropy",
     POP: "most popular",
 }

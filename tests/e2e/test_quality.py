@@ -10,8 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from recgpt.data.readers import load_interactions
 from recgpt.data.sequences import write_sequences
+from recgpt.data.split import leave_one_out
 from recgpt.data.synthetic import generate
+from recgpt.evaluation import summarise
+from recgpt.model.checkpoint import load_checkpoint
+from recgpt.model.ensemble import ensemble
+from recgpt.training.ranking import held_out_ranks
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 BENCHMARKS = CHECKOUT / "benchmarks"
@@ -49,7 +55,8 @@ def report(folder):
 
 def test_every_system_has_its_metrics_and_the_seeded_ones_their_deviations(report):
     seeded = {"recgpt", "recgpt_1", "pretrain", "no_prompt_finetune", "variant_1", "finished"}
-    assert set(report["metrics"]) == set(report["validation"]) == seeded | {"ensemble", "sasrec_bce", "pop"}
+    single = {"ensemble", "recgpt_ensemble", "sasrec_bce", "pop"}
+    assert set(report["metrics"]) == set(report["validation"]) == seeded | single
     assert set(report["deviations"]) == seeded  # of the others there is one
     for metrics in report["metrics"].values():
         assert set(metrics) == METRICS
@@ -68,6 +75,13 @@ def test_what_the_recipe_leaves_is_the_better_on_validation_of_both_stages(repor
     validation = report["validation"]
     assert validation["finished"]["ndcg@10"] >= validation["pretrain"]["ndcg@10"]
     assert validation["finished"]["ndcg@10"] >= validation["recgpt"]["ndcg@10"]
+
+
+def test_the_ensemble_of_recgpt_is_of_the_tuned_models_in_two_steps(folder, report):
+    tuned = [load_checkpoint(folder / f"artifacts/quality/tiny/seed_{seed}/prompts_1/tuned.pt") for seed in (0, 1)]
+    ranks = held_out_ranks(ensemble(tuned).decoder, leave_one_out(load_interactions(folder / "tiny.txt")), (9, 1))
+    assert report["metrics"]["recgpt_ensemble"] == pytest.approx(summarise(ranks))
+    assert report["significance"][-1]["system"] == "recgpt_ensemble"
 
 
 def test_both_sweeps_are_complete(report):
