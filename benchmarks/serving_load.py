@@ -54,10 +54,10 @@ misses by less than a factor of 4 has one more run, with other arrivals. Stages 
 or waiting for the event loop; client, ids to rows and back; search, of an index in the client; queue and compute by
 Triton's account; network, the rest. client_cpu and server_cpu: processor time a request. identical_lists: share of
 answers that are the list of the engine in process for that request; own_lists: that are the list of this layout when
-nothing else is asked. Mode one request: single calls in turn. rows_a_run: requests that the server ran together.
-generator alone: LoadGen with a client that answers at once. The JSON keeps 1,000 latencies of a run, evenly spaced by
-rank. The server is a stand-in with a process of Python for each model; NVIDIA's own runs ONNX graphs in its own
-process.
+nothing else is asked. Mode one request: single calls in turn; the empty model gives back 16 numbers, so a call of it is
+what the hop itself costs. rows_a_run: requests that the server ran together. generator alone: LoadGen with a client
+that answers at once. The JSON keeps 1,000 latencies of a run, evenly spaced by rank. The server is a stand-in with a
+process of Python for each model; NVIDIA's own runs ONNX graphs in its own process.
 """
 
 
@@ -154,7 +154,7 @@ class _Catalogue:
             ) as layouts:
                 chosen = {name: layouts[name] for name in (IN_PROCESS, *LAYOUTS)}
                 alone = {name: _lists(layout, self._requests) for name, layout in chosen.items()}
-                yield from self._single_calls(chosen)
+                yield from self._single_calls({**chosen, EMPTY_PYTHON: layouts[EMPTY_PYTHON]})
             # The engine in process is gone before the load comes.
             yield from asyncio.run(self._under_load(server, alone))
 

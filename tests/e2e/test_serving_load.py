@@ -39,7 +39,7 @@ def rows_of(result, mode):
 
 
 def test_every_layout_is_measured_alone_at_some_rates_and_offline(result):
-    assert [row.name for row in rows_of(result, "one request")] == ["engine, in process", *RECALLING]
+    assert [row.name for row in rows_of(result, "one request")] == ["engine, in process", *SERVED]
     assert [row.name for row in rows_of(result, "offline")] == SERVED
     assert list(dict.fromkeys(row.name for row in rows_of(result, "server"))) == SERVED
     assert [found["layout"] for found in result.method["highest"]] == SERVED

@@ -11,6 +11,7 @@ import pytest
 
 from recgpt.asking import drive
 from recgpt.backends.triton_rpc import ModelStatistics
+from recgpt.bench import report_findings as findings
 from recgpt.bench.load_report import highest_fact, serving_load
 from recgpt.bench.load_rows import BARS, SERVER, Used, judge, kept, load_row, meets, stage_means
 from recgpt.bench.loadgen import Answered, complete, read_trace, run_offline, run_server
@@ -251,14 +252,25 @@ def test_bars_take_the_best_run_that_they_are_about():
         row_of("recall graph", num_items=1_000_000, rate=200, p99_ms=9.0, p90_ms=8.0),
         row_of("recall_engine", num_items=1_000_000, rate=200, p99_ms=90.0, p90_ms=40.0),
         row_of("recall_engine", mode="one request", num_items=10_000, overhead_ms=0.7),
+        row_of("empty, Python", mode="one request", num_items=10_000, overhead_ms=0.1),
     ]
-    found = [(bar["num_items"], bar["layout"], bar["reached_ms"], bar["is_met"]) for bar in judge(rows)]
-    assert found == [
-        (10_000, "recall_engine", 60.0, 0),
-        (1_000_000, "recall_engine", 40.0, 1),
-        (10_000, "recall_engine", 0.7, 1),
+    facts = ("num_items", "layout", "reached_ms", "is_met", "hop_ms")
+    assert [tuple(bar[fact] for fact in facts) for bar in judge(rows)] == [
+        (10_000, "recall_engine", 60.0, 0, None),
+        (1_000_000, "recall_engine", 40.0, 1, None),
+        (10_000, "recall_engine", 0.7, 1, rows[-1].latency_ms["p50"]),
     ]
     assert judge(rows[:4], BARS[1:]) == []
+
+
+def test_a_missed_bar_on_one_request_is_told_with_what_the_hop_costs():
+    rows = [
+        row_of("recall_engine", mode="one request", num_items=10_000, overhead_ms=1.8),
+        Row(name="empty, Python", facts={"mode": "one request", "num_items": 10_000}, samples_ns=(600_000, 600_000)),
+    ]
+    method = {"bars": judge(rows)}
+    (found,) = findings.serving_load(Result(name="serving_load", environment={}, method=method, rows=()))
+    assert found.endswith("1.80 ms by recall_engine; missed, where a call of a model that does nothing takes 0.60 ms.")
 
 
 def test_a_layout_that_met_no_rate_is_in_the_report_and_says_so(tmp_path):
