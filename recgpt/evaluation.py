@@ -163,20 +163,25 @@ def evaluate_popularity(recaller: Recaller, split: Split, *, stage: Stage = "tes
     return summarise(popularity_ranks(recaller, split, stage=stage))
 
 
-def popularity_ranks(recaller: Recaller, split: Split, *, stage: Stage = "test") -> Int64Array:
-    """Ranks (N,) of the next item among all items that the user has not seen, by popularity; as ``UserLists.ranks``."""
+def popularity_ranks(
+    recaller: Recaller, split: Split, *, stage: Stage = "test", filter_seen: bool = True
+) -> Int64Array:
+    """Ranks (N,) of the next item by popularity, among all items that the user has not seen or, unfiltered, among all.
+
+    As ``UserLists.ranks``.
+    """
     targets, histories = split.targets(stage), split.history(stage)
     popularity = recaller.catalogue.popularity
     users = _evaluated(targets)
     ranks = np.zeros(len(users), dtype=np.int64)
     for position, user in enumerate(users):
-        target = targets[user, 0]
-        if target in histories[user]:
+        target, seen = targets[user, 0], histories[user] if filter_seen else histories[user][:0]
+        if target in seen:
             continue  # seen items are not in the list, so the target is not found
         # Ties count against it: every unseen item that is as popular stands before the target.
         at_least = popularity >= popularity[target]
         at_least[0] = False
-        at_least[histories[user]] = False
+        at_least[seen] = False
         ranks[position] = at_least.sum()
     return ranks
 

@@ -6,9 +6,9 @@ Models are trained and chosen on validation targets alone; test targets are look
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -58,12 +58,29 @@ CLAIMS = (
 
 STAGES: tuple[Stage, Stage] = ("test", "validation")
 
+TEST, VALIDATION, UNMASKED = "test", "validation", "unmasked"
+
+
+class View(TypedDict):
+    """What is ranked, and among what."""
+
+    stage: Stage
+    filter_seen: bool
+
+
+# Of every system: test and validation targets among unseen items, and test targets among all items.
+VIEWS: Mapping[str, View] = {
+    TEST: {"stage": "test", "filter_seen": True},
+    VALIDATION: {"stage": "validation", "filter_seen": True},
+    UNMASKED: {"stage": "test", "filter_seen": False},
+}
+
 Statistic = Callable[[Sequence[float]], float]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Ranks of the held-out targets of one stage, by system, one array a seed."""
+    """Ranks of the held-out targets of one view, by system, one array a seed."""
 
     ranks: dict[str, list[Int64Array]] = field(default_factory=dict)
 
@@ -94,6 +111,42 @@ class Measured:
         return rows
 
 
+class Systems:
+    """Every system in every view.
+
+    Args:
+        split: that all of them are ranked on.
+    """
+
+    def __init__(self, split: Split) -> None:
+        self._split = split
+        self._views = {name: Measured() for name in VIEWS}
+
+    def add(self, system: str, checkpoint: Checkpoint, quotas: Sequence[int] | None = None) -> None:
+        """One more seed of a system; without quotas in the model's default number of steps."""
+        steps = quotas or default_quotas(K, prompt_tuned=checkpoint.training.is_prompt_tuned)
+        for name, view in VIEWS.items():
+            self._views[name].add(system, held_out_ranks(checkpoint.decoder, self._split, steps, **view))
+
+    def add_popularity(self, checkpoint: Checkpoint) -> None:
+        """The most popular items, as any model of the data knows them."""
+        recaller = eager_recaller(checkpoint)
+        for name, view in VIEWS.items():
+            self._views[name].add(POP, popularity_ranks(recaller, self._split, **view))
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of them."""
+        measured = self._views[TEST]
+        return {
+            "metrics": measured.means(),
+            "deviations": measured.deviations(),
+            "by_seed": measured.by_seed(),
+            "validation": self._views[VALIDATION].means(),
+            "unmasked": self._views[UNMASKED].means(),
+            "significance": measured.comparisons(),
+        }
+
+
 def measure_runs(
     runs: QualityRuns, baseline: TrainingConfig, split: Split, *, seeds: Sequence[int], sweep_seeds: Sequence[int]
 ) -> dict[str, Any]:
@@ -108,13 +161,8 @@ def measure_runs(
     """
     trained = [runs.trained(seed) for seed in seeds]
     systems = _measure_systems(trained, runs.sasrec_bce(seeds[0], baseline), split)
-    measured, validated = systems["test"], systems["validation"]
     return {
-        "metrics": measured.means(),
-        "deviations": measured.deviations(),
-        "by_seed": measured.by_seed(),
-        "validation": validated.means(),
-        "significance": measured.comparisons(),
+        **systems.facts(),
         "seeds": list(seeds),
         "num_prompts": runs.recipe.num_prompts,
         "num_epochs": {
@@ -132,57 +180,48 @@ def measure_runs(
 
 def measure_checkpoint(checkpoint: Checkpoint, split: Split) -> dict[str, Any]:
     """What can be said of one finished model."""
-    measured = Measured()
-    for name, quotas in ((RECGPT, TWO_STEPS), (RECGPT_1, ONE_STEP)):
-        measured.add(name, _ranks(checkpoint, split, quotas, "test"))
-    measured.add(POP, popularity_ranks(eager_recaller(checkpoint), split))
+    systems = Systems(split)
+    systems.add(RECGPT, checkpoint, TWO_STEPS)
+    systems.add(RECGPT_1, checkpoint, ONE_STEP)
+    systems.add_popularity(checkpoint)
     return {
-        "metrics": measured.means(),
-        "significance": measured.comparisons(),
+        **systems.facts(),
         "seeds": [checkpoint.training.seed],
         "num_prompts": checkpoint.training.num_prompts,
         **_measure_tuned([checkpoint], split),
+        "config": checkpoint.training.recipe,
     }
 
 
 def _measure_tuned(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str, Any]:
     """What follows from tuned models alone; the first is exported."""
     return {
-        "unmasked": _measure_unmasked(checkpoints, split),
         "quotas_sweep": _sweep_quotas(checkpoints, split),
         "exported": measure_exported(checkpoints[0], split, (TWO_STEPS, ONE_STEP)),
     }
 
 
-def _measure_systems(trained: Sequence[Trained], baseline: Checkpoint, split: Split) -> dict[Stage, Measured]:
+def _measure_systems(trained: Sequence[Trained], baseline: Checkpoint, split: Split) -> Systems:
     """The headline: RecGPT in two steps and in one, and what leaves out one idea or the other.
 
     ``variant_1`` is the paper's Table 3: two steps of a model that was only pre-trained. ``finished`` is what a user of
     the recipe gets, in its default number of steps, and ``ensemble`` one model of those of all seeds.
     ``recgpt_ensemble`` is of the tuned models, whether tuning made them better or not, and in two steps.
     """
-    found: dict[Stage, Measured] = {stage: Measured() for stage in STAGES}
-
-    def add(system: str, checkpoint: Checkpoint, quotas: Sequence[int] | None = None) -> None:
-        steps = quotas or default_quotas(K, prompt_tuned=checkpoint.training.is_prompt_tuned)
-        for stage, measured in found.items():
-            measured.add(system, _ranks(checkpoint, split, steps, stage))
-
+    systems = Systems(split)
     for models in trained:
-        add(RECGPT, models.tuned, TWO_STEPS)
-        add(RECGPT_1, models.tuned, ONE_STEP)
-        add(NO_PROMPTS, models.without_prompts, ONE_STEP)
-        add(PRETRAIN, models.pretrained, ONE_STEP)
-        add(VARIANT_1, models.pretrained, TWO_STEPS)
-        add(FINISHED, models.finished)
+        systems.add(RECGPT, models.tuned, TWO_STEPS)
+        systems.add(RECGPT_1, models.tuned, ONE_STEP)
+        systems.add(NO_PROMPTS, models.without_prompts, ONE_STEP)
+        systems.add(PRETRAIN, models.pretrained, ONE_STEP)
+        systems.add(VARIANT_1, models.pretrained, TWO_STEPS)
+        systems.add(FINISHED, models.finished)
     if len(trained) > 1:
-        add(ENSEMBLE, ensemble([models.finished for models in trained]))
-        add(RECGPT_ENSEMBLE, ensemble([models.tuned for models in trained]), TWO_STEPS)
-    add(BCE, baseline, ONE_STEP)
-    recaller = eager_recaller(baseline)
-    for stage, measured in found.items():
-        measured.add(POP, popularity_ranks(recaller, split, stage=stage))
-    return found
+        systems.add(ENSEMBLE, ensemble([models.finished for models in trained]))
+        systems.add(RECGPT_ENSEMBLE, ensemble([models.tuned for models in trained]), TWO_STEPS)
+    systems.add(BCE, baseline, ONE_STEP)
+    systems.add_popularity(baseline)
+    return systems
 
 
 def _sweep_prompts(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -204,15 +243,6 @@ def _sweep_prompts(runs: QualityRuns, split: Split, seeds: Sequence[int]) -> lis
 def _sweep_quotas(checkpoints: Sequence[Checkpoint], split: Split) -> list[dict[str, Any]]:
     """Figures 5 and 6 of the paper: (m, n) from (10, 0) to (5, 5), one checkpoint a seed."""
     return [{"quotas": list(quotas), **_both_stages(checkpoints, split, quotas)} for quotas in QUOTAS]
-
-
-def _measure_unmasked(checkpoints: Sequence[Checkpoint], split: Split) -> dict[str, Metrics]:
-    """The same test without the seen filter, in one step and in two."""
-    measured = Measured()
-    for checkpoint in checkpoints:
-        for name, quotas in ((RECGPT, TWO_STEPS), (RECGPT_1, ONE_STEP)):
-            measured.add(name, held_out_ranks(checkpoint.decoder, split, quotas, filter_seen=False))
-    return measured.means()
 
 
 def _over_seeds(seeds: Sequence[Int64Array], statistic: Statistic) -> Metrics:

@@ -56,7 +56,7 @@ def report(folder):
 def test_every_system_has_its_metrics_and_the_seeded_ones_their_deviations(report):
     seeded = {"recgpt", "recgpt_1", "pretrain", "no_prompt_finetune", "variant_1", "finished"}
     single = {"ensemble", "recgpt_ensemble", "sasrec_bce", "pop"}
-    assert set(report["metrics"]) == set(report["validation"]) == seeded | single
+    assert set(report["metrics"]) == set(report["validation"]) == set(report["unmasked"]) == seeded | single
     assert set(report["deviations"]) == seeded  # of the others there is one
     for metrics in report["metrics"].values():
         assert set(metrics) == METRICS
@@ -110,6 +110,8 @@ def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluat
     alone = json.loads((folder / "one.json").read_text())
     for system in ("recgpt", "recgpt_1"):
         assert alone["metrics"][system] == pytest.approx(report["by_seed"][system][0])
+        assert set(alone["validation"][system]) == set(alone["unmasked"][system]) == METRICS
+    assert alone["config"] == report["config"] | {"num_prompts": 1}
     assert checkpoint.stat().st_mtime_ns == written
 
 

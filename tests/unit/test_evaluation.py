@@ -314,6 +314,13 @@ def test_metrics_follow_from_the_ranks_at_any_cut_off() -> None:
     assert summarise(popularity_ranks(recaller, split)) == evaluate_popularity(recaller, split)
 
 
+def test_popular_items_are_ranked_among_all_where_seen_ones_are_not_left_out() -> None:
+    recaller, split = toy().recaller(), random_split()
+    popularity, targets = recaller.catalogue.popularity, split.targets("test")[:, 0]
+    at_least = [int((popularity[1:] >= popularity[target]).sum()) for target in targets[targets > 0]]
+    assert popularity_ranks(recaller, split, filter_seen=False).tolist() == at_least
+
+
 def test_a_horizon_is_summarised_beside_the_list_of_one_step() -> None:
     recaller, split = toy().recaller(), horizon_split()
     one, two = (evaluate_lists(recaller, split, quotas=quotas) for quotas in ((10,), (6, 4)))
