@@ -31,8 +31,8 @@ NUM_TARGETS = 3
 METHOD = """\
 Of each user with at least five items the last three are the targets, the one before them validates, the rest trains,
 in both stages; lists are recalled for the history before the targets, seen items left out. recall@k: share of a user's
-distinct targets in the first k. against_one_step: paired by user. Quotas weigh the steps in the merges probability and
-reciprocal_rank.
+distinct targets in the first k. against_one_step, against_quotas: paired by user. Quotas weigh the steps in the merges
+probability and reciprocal_rank.
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -32,7 +32,7 @@ QUOTAS = (
     (10,),
     (9, 1), (8, 2), (7, 3), (5, 5),
     (7, 1, 1, 1), (4, 2, 2, 2),
-    (5, 1, 1, 1, 1, 1),
+    (5, 1, 1, 1, 1, 1), (4, 2, 1, 1, 1, 1),
 )  # fmt: skip
 UNIT = 10
 
@@ -61,30 +61,32 @@ def measure_horizon(
         say: told which row comes next.
 
     Returns:
-        Rows of ``num_interests``, ``quotas``, ``merge``, ``k``, what ``summarise_horizon`` gives, and
-        ``against_one_step``: the paired difference of the set recall at k; None in the first row, which is one step.
+        Rows of ``num_interests``, ``quotas``, ``merge``, ``k``, what ``summarise_horizon`` gives, and two paired
+        differences of the set recall at k: ``against_one_step``, None in the first row, which is one step, and
+        ``against_quotas``, to the same quotas merged by quotas, None where that is the merge.
     """
     one_step, rows = None, []
     for quotas in compared:
+        by_quotas = None
         for merge in MERGES if len(quotas) > 1 else MERGES[:1]:
             say(f"quotas {','.join(map(str, quotas))}, merge {merge}")
             lists = evaluate_lists(recaller, split, quotas=quotas, merge=merge)
-            rows.append(_row(lists, one_step, recaller, quotas=quotas, merge=merge))
-            one_step = one_step or lists
+            k, num_interests = sum(quotas), len(quotas)
+            rows.append(
+                {"num_interests": num_interests, "quotas": list(quotas), "merge": merge, "k": k}
+                | summarise_horizon(
+                    lists, one_step or lists, recaller, num_interests=num_interests, cutoffs=(k // 2, k)
+                )
+                | {"against_one_step": _against(lists, one_step, k), "against_quotas": _against(lists, by_quotas, k)}
+            )
+            one_step, by_quotas = one_step or lists, by_quotas or lists
     return rows
 
 
-def _row(
-    lists: UserLists, one_step: UserLists | None, recaller: Recaller, *, quotas: tuple[int, ...], merge: str
-) -> dict[str, Any]:
-    k, num_interests = sum(quotas), len(quotas)
-    metrics = summarise_horizon(lists, one_step or lists, recaller, num_interests=num_interests, cutoffs=(k // 2, k))
-    against = None
-    if one_step is not None:
-        found = (found_shares_at_k(ranked.target_ranks, k) for ranked in (lists, one_step))
-        against = asdict(compare(*found))
-    setting = {"num_interests": num_interests, "quotas": list(quotas), "merge": merge, "k": k}
-    return setting | metrics | {"against_one_step": against}
+def _against(lists: UserLists, others: UserLists | None, k: int) -> dict[str, Any] | None:
+    if others is None:
+        return None
+    return asdict(compare(*(found_shares_at_k(ranked.target_ranks, k) for ranked in (lists, others))))
 
 
 def plot_horizon(source: Path, target: Path) -> None:

@@ -42,8 +42,11 @@ def test_every_number_of_steps_and_every_merge_has_its_row(folder: Path) -> None
     for row in result["rows"]:
         assert 0 <= row["recall@5"] <= row["recall@10"] <= 1
         assert len(row["new_items_by_step"]) == row["num_interests"]
-        against = row["against_one_step"]
-        assert against is None or against["mean"] == pytest.approx(row["recall@10"])
+        for baseline in ("against_one_step", "against_quotas"):
+            against = row[baseline]
+            assert against is None or against["mean"] == pytest.approx(row["recall@10"])
+        assert (row["against_quotas"] is None) == (row["merge"] == "quotas")
+        assert (row["against_one_step"] is None) == (row["num_interests"] == 1)
     assert (folder / "benchmarks/results/horizon_tiny.png").stat().st_size > 10_000
 
 
