@@ -137,6 +137,28 @@ def test_ensembles_are_of_both_kinds_of_models_and_chosen_on_validation(folder, 
         assert difference["baseline"] == pytest.approx(smoothed["test"]["hr@10"])
 
 
+def test_each_step_of_the_recipe_is_compared_with_the_one_before(folder, report):
+    once = "[tune]\nmax_epochs = 0\n"
+    for name, changed in (("", ""), ("next_item", "[pretrain]\nfuture_share = 0.0\n" + once)):
+        (folder / "recipes" / name).mkdir(parents=True)
+        (folder / "recipes" / name / "tiny.toml").write_text(TINY + changed)
+    (folder / "recipes/unsmoothed").mkdir()
+    plain = "[pretrain]\nsmoothing = 0.0\nfuture_share = 0.0\n"
+    (folder / "recipes/unsmoothed/tiny.toml").write_text(TINY + plain + once)
+    arguments = ("--recipes", "recipes", "--epochs", 1, "--seeds", 2, "--out", "recipe_steps_tiny.json")
+    finished = run(folder, *arguments, script="recipe_steps")
+    assert finished.returncode == 0, finished.stderr
+    found = json.loads((folder / "recipe_steps_tiny.json").read_text())
+    first, second, last = found["rows"]
+    assert first["against"] == {}
+    for row, before in ((second, first), (last, second)):
+        assert row["against"]["hr@10"]["baseline"] == pytest.approx(before["test"]["mean"]["hr@10"])
+        assert row["against"]["hr@10"]["mean"] == pytest.approx(row["test"]["mean"]["hr@10"])
+    # The last recipe is the report's own.
+    assert last["test"]["mean"] == pytest.approx(report["metrics"]["pretrain"])
+    assert last["validation"]["mean"] == pytest.approx(report["validation"]["pretrain"])
+
+
 def test_tables_and_plots_are_made_from_the_json_alone(folder, report, tmp_path):
     (tmp_path / "quality_tiny.json").write_text((folder / "quality.json").read_text())
     command = [sys.executable, str(CHECKOUT / "benchmarks" / "report.py"), "--results", str(tmp_path)]
