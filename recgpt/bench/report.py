@@ -139,12 +139,18 @@ def _markdown(section: Section, path: Path, out: Path) -> str:
         f"{machine['cpu']}, {machine['num_cores']} cores",
         *([f"{threads} thread(s)"] if threads is not None else []),
         section.result.created[:10],
-        f"commit {str(machine['commit'])[:12]}",
+        f"commit {_short(str(machine['commit']))}",
     ]
     images = [f"![{plot.stem}]({os.path.relpath(plot, out.parent)})" for plot in section.plots]
     method = f"How: {section.result.method['text']}"
     tables = map(_folded, section.tables)
     return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, method])
+
+
+def _short(commit: str) -> str:
+    """Twelve digits, and whether files were changed."""
+    digits, dash, changed = commit.partition("-")
+    return digits[:12] + dash + changed
 
 
 def _folded(table: str) -> str:

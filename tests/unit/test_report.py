@@ -30,7 +30,7 @@ def growth_result() -> Result:
     ]
     return Result(
         name="precision",
-        environment={"cpu": "a processor", "num_cores": 2, "commit": "0123456789abcdef"},
+        environment={"cpu": "a processor", "num_cores": 2, "commit": "0123456789abcdef-dirty"},
         method={
             "title": "Growth of the catalogue",
             "text": "as it was done",
@@ -54,7 +54,7 @@ def test_a_result_nobody_foresaw_becomes_a_table_and_a_plot_over_the_catalogue(r
     text = (tmp_path / "performance.md").read_text()
     assert written.found == ("precision",)
     assert "## Growth of the catalogue" in text
-    assert "a processor, 2 cores; 3 thread(s); 2026-01-02; commit 0123456789ab." in text
+    assert "a processor, 2 cores; 3 thread(s); 2026-01-02; commit 0123456789ab-dirty." in text
     # Medians: 1,000,000 x 10 ns and 20 ns more is 10.0 ms.
     assert "| exact | 1,000,000 | 1 | 1.00 | 10.0 |" in text
     assert "| HNSW | 10,000 | 1 | 0.95 |" in text
