@@ -7,11 +7,25 @@ from pathlib import Path
 
 from recgpt.bench.report_plots import plot_bars
 from recgpt.bench.report_sections import Section, any_result, batch_title, not_measured
-from recgpt.bench.results import Result
+from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import ratio_facts
+from recgpt.recall.layout import Layout
 
 OURS = "recgpt"
 """What names of our own rows begin with."""
+
+AGAINST = {
+    "RePlay compiled in float32": "ratio_to_replay_float32",
+    "RePlay as it comes": "ratio_to_replay",
+    "RecTools": "ratio_to_rectools",
+    "RecBole": "ratio_to_recbole",
+}
+"""Each peer's fastest way, and the fact that says how many times as fast a row is."""
+
+
+def default_rows(result: Result) -> list[Row]:
+    """What the engine does unless told otherwise, a row a batch size."""
+    return [row for row in result.rows if row.name.startswith(f"{OURS}, {Layout.AUTO}")]
 
 
 def peers(result: Result, folder: Path) -> Section:
