@@ -1,4 +1,4 @@
-"""The section about peers: throughput of everyone, and where one of them is ahead of us."""
+"""The section about peers: throughput of everyone, and how many times as fast we are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from recgpt.bench.report_plots import plot_bars
-from recgpt.bench.report_sections import Section, any_result, batch_title, not_measured
+from recgpt.bench.report_sections import Section, any_result, batch_title
 from recgpt.bench.results import Result, Row
-from recgpt.bench.tables import ratio_facts
 from recgpt.recall.layout import Layout
 
 OURS = "recgpt"
@@ -36,12 +35,4 @@ def peers(result: Result, folder: Path) -> Section:
         for batch, rows in result.calls_by_batch().items()
     ]
     plot_bars(panels, target, title=result.method["title"], xlabel="requests/s")
-    behind = []
-    for batch, rows in result.calls_by_batch().items():
-        ours = min((row for row in rows if row.name.startswith(OURS)), key=lambda row: row.latency_ms["p50"])
-        behind += [
-            f"{ours.name}, {batch_title(batch)}: {name.replace('_', ' ')} {float(value):.2f}, our best."
-            for name in ratio_facts(result)
-            if (value := ours.facts.get(name)) is not None and float(value) < 1
-        ]
-    return replace(any_result(result, folder), plots=(target,), not_helped=(*behind, *not_measured(result)))
+    return replace(any_result(result, folder), plots=(target,))

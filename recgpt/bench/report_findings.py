@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from recgpt.bench.growth import REFERENCE
+from recgpt.bench.growth_report import on_fewest_threads
 from recgpt.bench.interest_contenders import FUSED
 from recgpt.bench.peers_report import AGAINST, default_rows
-from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed
-from recgpt.bench.results import Result, Row
+from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed, spread
+from recgpt.bench.results import Fact, Result, Row
+from recgpt.bench.searchers import FAISS, SCAN
 from recgpt.bench.tables import significant
 from recgpt.recall.index_fit import FOUND
 
@@ -65,10 +67,25 @@ def interests_latency(result: Result) -> Iterator[str]:
     )
 
 
+def item_search(result: Result) -> Iterator[str]:
+    """The search that is used against all that were tried."""
+    used = [row for row in result.rows if row.name == SCAN]
+    settings = ("num_items", "num_queries", "k")
+    fastest: dict[tuple[Fact, ...], Row] = {}
+    for row in result.rows:
+        setting = tuple(row.facts[name] for name in settings)
+        fastest[setting] = min(row, fastest.get(setting, row), key=lambda one: one.latency_ms["p50"])
+    wins = sum(row.name == SCAN for row in fastest.values())
+    yield (
+        f"Exact search by {SCAN} is {spread(float(row.facts['ratio_to_faiss'] or 0) for row in used)} times as fast as "
+        f"{FAISS}, and the fastest of all ways that were tried in {wins} of {len(used)} settings."
+    )
+
+
 def growth(result: Result) -> Iterator[str]:
     """The fastest way for one request, exact and approximate, by size of the catalogue."""
-    threads = min(int(row.facts["num_threads"] or 0) for row in result.rows)
-    single = [row for row in result.rows if row.facts["batch"] == 1 and row.facts["num_threads"] == threads]
+    single = [row for row in on_fewest_threads(result) if row.facts["batch"] == 1]
+    threads = int(single[0].facts["num_threads"] or 0)
     for num_items in dict.fromkeys(row.facts["num_items"] for row in single):
         rows = [row for row in single if row.facts["num_items"] == num_items]
         exact = _fastest(row for row in rows if row.facts["index"] == REFERENCE.kind)
@@ -118,6 +135,7 @@ FINDINGS: Mapping[str, Finding] = {
     "recall_latency": recall_latency,
     "peers": peers,
     "interests_latency": interests_latency,
+    "item_search": item_search,
     "catalogue_growth": growth,
     "catalogue_growth_10m": growth,
     "concurrency": concurrency,

@@ -29,13 +29,12 @@ def growth_result() -> Result:
         for name, scale, recall in (("exact", 10, 1.0), ("HNSW", 1, 0.9512345))
     ]
     return Result(
-        name="precision",
+        name="queue_bounds",
         environment={"cpu": "a processor", "num_cores": 2, "commit": "0123456789abcdef-dirty"},
         method={
             "title": "Growth of the catalogue",
             "text": "as it was done",
             "parameters": {"num_threads": 3},
-            "did_not_help": ["Quantisation: 0.80 times as fast."],
         },
         rows=tuple(rows),
         created="2026-01-02T03:04:05+00:00",
@@ -45,33 +44,47 @@ def growth_result() -> Result:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     (tmp_path / "results").mkdir()
-    growth_result().save(tmp_path / "results" / "precision.json")
+    growth_result().save(tmp_path / "results" / "queue_bounds.json")
     return tmp_path / "results"
 
 
 def test_a_result_nobody_foresaw_becomes_a_table_and_a_plot_over_the_catalogue(results, tmp_path):
     written = write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
-    assert written.found == ("precision",)
+    assert written.found == ("queue_bounds",)
     assert "## Growth of the catalogue" in text
     assert "a processor, 2 cores; 3 thread(s); 2026-01-02; commit 0123456789ab-dirty." in text
     # Medians: 1,000,000 x 10 ns and 20 ns more is 10.0 ms.
     assert "| exact | 1,000,000 | 1 | 1.00 | 10.0 |" in text
     assert "| HNSW | 10,000 | 1 | 0.95 |" in text
-    assert "![precision](results/precision.png)" in text
-    assert (results / "precision.png").read_bytes().startswith(PNG_SIGNATURE)
+    assert "![queue_bounds](results/queue_bounds.png)" in text
+    assert (results / "queue_bounds.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
 def test_what_did_not_help_is_listed_with_its_number(results, tmp_path):
+    rows = [
+        Row(
+            name=name,
+            facts={"num_items": 900, "num_queries": queries, "k": 10, "ratio_to_faiss": ratio},
+            samples_ns=(int(100 / ratio),),
+        )
+        for queries, slow in ((1, 0.8), (4, 2.0))
+        for name, ratio in (("Faiss flat", 1.0), ("ItemIndex", slow))
+    ]
+    replace(growth_result(), name="item_search", rows=tuple(rows)).save(results / "item_search.json")
     write_report(results, tmp_path / "performance.md")
-    _, _, listed = (tmp_path / "performance.md").read_text().partition("## What was tried and did not help")
-    assert "- Quantisation: 0.80 times as fast." in listed
+    text, _, listed = (tmp_path / "performance.md").read_text().partition("## What was tried and did not help")
+    assert "| ItemIndex | 900 | 4 | 10 | 2.00 |" in text
+    assert "- Exact search by ItemIndex is 0.80 to 2.00 times as fast as Faiss flat, and the fastest" in text
+    assert "- Exact search by ItemIndex: 0.80 times as fast as Faiss flat in 1 of 2 settings, of at most " in listed
+    assert "so many queries: 1 in 900 items." in listed
+    assert (results / "item_search.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
 def test_what_is_missing_names_the_script_that_makes_it(results, tmp_path):
     written = write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
-    assert set(written.missing) == set(SECTIONS) - {"precision"}
+    assert set(written.missing) == set(SECTIONS) - {"queue_bounds"}
     for name, script in written.missing.items():
         assert f"- `{name}`: run `python {script}`" in text
 
@@ -81,7 +94,7 @@ def test_without_a_gpu_it_says_not_measured_and_with_one_it_shows_that(results, 
     assert "# On a GPU\n\nnot measured\n" in (tmp_path / "performance.md").read_text()
     (results / "gpu").mkdir()
     environment = {**growth_result().environment, "cpu": "host of a GPU"}
-    replace(growth_result(), environment=environment).save(results / "gpu" / "precision.json")
+    replace(growth_result(), environment=environment).save(results / "gpu" / "queue_bounds.json")
     write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
     assert "not measured\n" not in text
