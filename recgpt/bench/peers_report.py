@@ -28,11 +28,25 @@ def default_rows(result: Result) -> list[Row]:
 
 
 def peers(result: Result, folder: Path) -> Section:
-    """A bar a contender, of requests a second: beside the slowest's latency the others' could not be told apart."""
-    target = folder / "peers.png"
+    """A bar a contender, of requests a second: beside the slowest's latency the others' could not be told apart.
+
+    Then a bar a peer: how many times as fast as it we are by default.
+    """
+    throughput, ratios = folder / "peers.png", folder / "peers_ratios.png"
     panels = [
         (batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
         for batch, rows in result.calls_by_batch().items()
     ]
-    plot_bars(panels, target, title=result.method["title"], xlabel="requests/s")
-    return replace(any_result(result, folder), plots=(target,))
+    plot_bars(panels, throughput, title=result.method["title"], xlabel="requests/s")
+    against = [
+        (
+            batch_title(row.facts["batch"]),
+            {name: float(ratio) for name, fact in AGAINST.items() if (ratio := row.facts.get(fact)) is not None},
+        )
+        for row in default_rows(result)
+    ]
+    is_there = any(bars for _, bars in against)
+    if is_there:
+        title = "How many times as fast our two steps are as one step of others"
+        plot_bars(against, ratios, title=title, xlabel="times as fast", is_ratio=True)
+    return replace(any_result(result, folder), plots=(throughput, *([ratios] if is_there else [])))

@@ -15,6 +15,7 @@ from pathlib import Path
 from recgpt.bench.growth_report import growth
 from recgpt.bench.load_report import serving_load
 from recgpt.bench.peers_report import peers
+from recgpt.bench.precision_report import precision
 from recgpt.bench.report_findings import FINDINGS, Finding
 from recgpt.bench.report_losses import LOSSES
 from recgpt.bench.report_sections import (
@@ -46,7 +47,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     ),
     "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),
     "concurrency": ("benchmarks/concurrency.py", concurrency),
-    "precision": ("benchmarks/precision.py", any_result),
+    "precision": ("benchmarks/precision.py", precision),
     "kv_cache": ("benchmarks/kv_cache.py", kv_cache),
     "serving_layouts": ("benchmarks/serving_layouts.py", any_result),
     "queue_bounds": ("benchmarks/queue_bounds.py", any_result),
@@ -151,7 +152,7 @@ def _markdown(section: Section, path: Path, out: Path) -> str:
     images = [f"![{plot.stem}]({os.path.relpath(plot, out.parent)})" for plot in section.plots]
     method = f"How: {section.result.method['text']}"
     tables = map(_folded, section.tables)
-    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, method])
+    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, *section.notes, method])
 
 
 def _short(commit: str) -> str:

@@ -12,6 +12,7 @@ from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed, sprea
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.searchers import FAISS, SCAN
 from recgpt.bench.tables import significant
+from recgpt.graphs.onnx_writer import Precision
 from recgpt.recall.index_fit import FOUND
 
 Finding = Callable[[Result], Iterable[str]]
@@ -107,6 +108,25 @@ def concurrency(result: Result) -> Iterator[str]:
     )
 
 
+def precision(result: Result) -> Iterator[str]:
+    """What each of the other precisions saves beside float32: bytes, or time at which batches."""
+    of = {kind: [row for row in result.rows if row.name == kind] for kind in Precision}
+    plain = of.pop(Precision.FLOAT32)
+    parts = []
+    for kind, rows in of.items():
+        share = float(rows[0].facts["graph_bytes"] or 0) / float(plain[0].facts["graph_bytes"] or 1)
+        pairs = zip(plain, rows, strict=True)
+        times = {row.facts["batch"]: other.latency_ms["p50"] / row.latency_ms["p50"] for other, row in pairs}
+        faster = [batch for batch, ratio in times.items() if is_faster(ratio)]
+        gains = (["bytes"] if share < 1 else []) + ([f"time at {listed(faster)}"] if faster else [])
+        same = min(float(row.facts["identical_lists"] or 0) for row in rows)
+        parts.append(
+            f"{kind} saves {' and '.join(gains) or 'nothing'} ({share:.2f} times the bytes, {listed(times.values())} "
+            f"times as fast, at least {same:.1%} of the lists the same)"
+        )
+    yield f"Beside float32, at {_facts(plain, 'batch')} requests a call: {'; '.join(parts)}."
+
+
 def kv_cache(result: Result) -> Iterator[str]:
     """Where the cache pays, and where it does harm."""
     ratios = [float(row.facts["ratio"] or 0) for row in result.rows[::2]]
@@ -139,6 +159,7 @@ FINDINGS: Mapping[str, Finding] = {
     "catalogue_growth": growth,
     "catalogue_growth_10m": growth,
     "concurrency": concurrency,
+    "precision": precision,
     "kv_cache": kv_cache,
     "serving_load": serving_load,
 }

@@ -27,12 +27,14 @@ class Section:
         result: what it is about.
         plots: files that were drawn.
         tables: Markdown.
+        notes: what is to be known of the tables beside the method, a sentence each.
     """
 
     title: str
     result: Result
     plots: tuple[Path, ...] = ()
     tables: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Render = Callable[[Result, Path], Section]

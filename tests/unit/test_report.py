@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from recgpt.bench.precision_report import QUALITY, precision
 from recgpt.bench.quality_report import read_ensembles, read_reports
 from recgpt.bench.quality_tables import own_reports, summary_table
 from recgpt.bench.report import SECTIONS, write_report
@@ -81,6 +83,19 @@ def test_what_did_not_help_is_listed_with_its_number(results, tmp_path):
     assert (results / "item_search.png").read_bytes().startswith(PNG_SIGNATURE)
 
 
+def test_precisions_have_the_quality_of_their_export_where_that_was_measured(tmp_path):
+    rows = [Row(name=name, facts={"batch": 1}, samples_ns=(1,)) for name in ("eager, recompute", "float16")]
+    result = replace(growth_result(), rows=tuple(rows))
+    assert "HR@10" not in precision(result, tmp_path).tables[0]
+    exported = {"float16": {"graph_bytes": 1, "9,1": {"hr@10": 0.1031, "ndcg@10": 0.0618}}}
+    report = {"dataset": "beauty", "config": {"model": {"hidden_size": 128}}, "exported": exported}
+    (tmp_path / QUALITY).write_text(json.dumps(report))
+    section = precision(result, tmp_path)
+    assert "| float16 | 1 | .1031 / .0618 |" in section.tables[0]
+    assert "| eager, recompute | 1 | - |" in section.tables[0]
+    assert "test users of Beauty; of the model of the quality report, of width 128" in section.notes[0]
+
+
 def test_what_is_missing_names_the_script_that_makes_it(results, tmp_path):
     written = write_report(results, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text()
@@ -119,7 +134,13 @@ def test_the_committed_results_make_every_section_that_they_should(tmp_path):
     # The longest table, of all cells of interests, is folded; a short one is not.
     assert "<details><summary>All 108 rows</summary>\n\n|  | batch | history |" in rest
     assert rest.count("<details>") == rest.count("</details>") < rest.count("How: ")
-    for plot in ("interests_by_history", "interests_by_number", "interests_ratio_to_floor", "recall_throughput"):
+    for plot in (
+        "interests_by_history",
+        "interests_by_number",
+        "interests_ratio_to_floor",
+        "recall_throughput",
+        "peers_ratios",
+    ):
         assert f"({Path('results') / plot}.png)" in text
         assert (results / f"{plot}.png").stat().st_size > 10_000
 

@@ -56,3 +56,16 @@ def test_a_cache_pays_or_harms_only_beyond_noise() -> None:
         "more than 5% faster than recomputing in 2 of 5 settings and slower in 1; in 2 there is no difference" in said
     )
     assert said.endswith("0.90 to 2.00 times as fast.")
+
+
+def test_a_precision_saves_bytes_or_time_beyond_noise() -> None:
+    took = {"float32": (100, 100), "float16": (80, 98), "int8": (50, 20)}
+    num_bytes = {"float32": 10, "float16": 5, "int8": 12}
+    rows = [
+        row(name, ns, batch=batch, graph_bytes=num_bytes[name], identical_lists=1 - batch / 1000)
+        for name, times in took.items()
+        for batch, ns in zip((1, 32), times, strict=True)
+    ]
+    (said,) = findings.precision(result(row("eager, recompute", 500, batch=1), *rows))
+    assert "float16 saves bytes and time at 1 (0.50 times the bytes, 1.25 / 1.02 times as fast, at least 96.8%" in said
+    assert "int8 saves time at 1 / 32 (1.20 times the bytes, 2.00 / 5.00 times as fast" in said
