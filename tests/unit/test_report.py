@@ -10,6 +10,7 @@ import pytest
 from recgpt.bench.precision_report import QUALITY, precision
 from recgpt.bench.quality_report import read_ensembles, read_reports
 from recgpt.bench.quality_tables import own_reports, summary_table
+from recgpt.bench.readme_speed import peers_table, served_rates, speed_table, speedup
 from recgpt.bench.report import SECTIONS, write_report
 from recgpt.bench.results import Result, Row
 from recgpt.errors import DataError
@@ -159,3 +160,15 @@ def test_readme_has_the_quality_that_was_measured():
     reports = own_reports(read_reports(COMMITTED))
     assert len(reports) == 4
     assert summary_table(reports, read_ensembles(COMMITTED)) in (ROOT / "README.md").read_text()
+
+
+def test_readme_has_the_speed_that_was_measured():
+    readme = (ROOT / "README.md").read_text()
+    latency, concurrency, peers, load = (
+        Result.load(COMMITTED / f"{name}.json") for name in ("recall_latency", "concurrency", "peers", "serving_load")
+    )
+    assert speed_table(latency, concurrency) in readme
+    assert peers_table(peers) in readme
+    sentences = " ".join(readme.split())
+    assert speedup(latency) in sentences
+    assert served_rates(load) in sentences
