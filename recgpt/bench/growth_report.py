@@ -43,6 +43,12 @@ def crossover(rows: Sequence[Row]) -> list[dict[str, int]]:
     return found
 
 
+def on_fewest_threads(result: Result) -> list[Row]:
+    """The rows that were measured on as few threads as any."""
+    fewest = min(int(row.facts["num_threads"] or 0) for row in result.rows)
+    return [row for row in result.rows if row.facts["num_threads"] == fewest]
+
+
 def show_growth(result: Result, console: Console) -> None:
     """One line a row."""
     table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)

@@ -59,12 +59,6 @@ def serving_load(result: Result, folder: Path) -> Section:
     if panels:
         plot_lines(panels, target, title=result.method["title"], xlabel="requests/s offered", ylabel="ms, p99")
     by_mode = {mode: [row for row in result.rows if row.facts["mode"] == mode] for mode in _modes(result.rows)}
-    slow = [
-        f"{found['layout']} with {found['num_items']:,} items: no rate of at least "
-        f"{result.method['parameters']['effort']['lowest']:g} requests/s kept p99 within {LIMIT_MS:g} ms."
-        for found in result.method["highest"]
-        if found["met"] is None
-    ]
     return Section(
         title=result.method["title"],
         result=result,
@@ -75,7 +69,6 @@ def serving_load(result: Result, folder: Path) -> Section:
             markdown_table(("items", "layout", *STAGES), stage_cells(result.method["highest"])),
             *(facts_table([_without_percentiles(row) for row in rows]) for rows in by_mode.values()),
         ),
-        not_helped=tuple(slow),
     )
 
 

@@ -1,4 +1,4 @@
-"""The section about peers: throughput of everyone, and where one of them is ahead of us."""
+"""The section about peers: throughput of everyone, and how many times as fast we are."""
 
 from __future__ import annotations
 
@@ -6,28 +6,47 @@ from dataclasses import replace
 from pathlib import Path
 
 from recgpt.bench.report_plots import plot_bars
-from recgpt.bench.report_sections import Section, any_result, batch_title, not_measured
-from recgpt.bench.results import Result
-from recgpt.bench.tables import ratio_facts
+from recgpt.bench.report_sections import Section, any_result, batch_title
+from recgpt.bench.results import Result, Row
+from recgpt.recall.layout import Layout
 
 OURS = "recgpt"
 """What names of our own rows begin with."""
 
+AGAINST = {
+    "RePlay compiled in float32": "ratio_to_replay_float32",
+    "RePlay as it comes": "ratio_to_replay",
+    "RecTools": "ratio_to_rectools",
+    "RecBole": "ratio_to_recbole",
+}
+"""Each peer's fastest way, and the fact that says how many times as fast a row is."""
+
+
+def default_rows(result: Result) -> list[Row]:
+    """What the engine does unless told otherwise, a row a batch size."""
+    return [row for row in result.rows if row.name.startswith(f"{OURS}, {Layout.AUTO}")]
+
 
 def peers(result: Result, folder: Path) -> Section:
-    """A bar a contender, of requests a second: beside the slowest's latency the others' could not be told apart."""
-    target = folder / "peers.png"
+    """A bar a contender, of requests a second: beside the slowest's latency the others' could not be told apart.
+
+    Then a bar a peer: how many times as fast as it we are by default.
+    """
+    throughput, ratios = folder / "peers.png", folder / "peers_ratios.png"
     panels = [
         (batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
         for batch, rows in result.calls_by_batch().items()
     ]
-    plot_bars(panels, target, title=result.method["title"], xlabel="requests/s")
-    behind = []
-    for batch, rows in result.calls_by_batch().items():
-        ours = min((row for row in rows if row.name.startswith(OURS)), key=lambda row: row.latency_ms["p50"])
-        behind += [
-            f"{ours.name}, {batch_title(batch)}: {name.replace('_', ' ')} {float(value):.2f}, our best."
-            for name in ratio_facts(result)
-            if (value := ours.facts.get(name)) is not None and float(value) < 1
-        ]
-    return replace(any_result(result, folder), plots=(target,), not_helped=(*behind, *not_measured(result)))
+    plot_bars(panels, throughput, title=result.method["title"], xlabel="requests/s")
+    against = [
+        (
+            batch_title(row.facts["batch"]),
+            {name: float(ratio) for name, fact in AGAINST.items() if (ratio := row.facts.get(fact)) is not None},
+        )
+        for row in default_rows(result)
+    ]
+    is_there = any(bars for _, bars in against)
+    if is_there:
+        title = "How many times as fast our two steps are as one step of others"
+        plot_bars(against, ratios, title=title, xlabel="times as fast", is_ratio=True)
+    return replace(any_result(result, folder), plots=(throughput, *([ratios] if is_there else [])))

@@ -1,7 +1,8 @@
 """The report: every result that is there as a section, made from the JSON files alone.
 
 A benchmark joins by an entry in ``SECTIONS``: the name of its result, the script that makes it, and a function that
-draws and writes its section. Results of a GPU lie in ``gpu/`` beside the others.
+draws and writes its section; by one in ``FINDINGS`` and ``LOSSES`` where there is a short answer, or what did not help.
+Results of a GPU lie in ``gpu/`` beside the others.
 """
 
 from __future__ import annotations
@@ -14,13 +15,16 @@ from pathlib import Path
 from recgpt.bench.growth_report import growth
 from recgpt.bench.load_report import serving_load
 from recgpt.bench.peers_report import peers
-from recgpt.bench.report_findings import FINDINGS
+from recgpt.bench.precision_report import precision
+from recgpt.bench.report_findings import FINDINGS, Finding
+from recgpt.bench.report_losses import LOSSES
 from recgpt.bench.report_sections import (
     Render,
     Section,
     any_result,
     concurrency,
     interests_latency,
+    item_search,
     kv_cache,
     mixed_lengths,
     recall_latency,
@@ -35,6 +39,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
     "peers": ("benchmarks/peers.py", peers),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
+    "item_search": ("benchmarks/item_search.py", item_search),
     "catalogue_growth": ("benchmarks/catalogue_growth.py", growth),
     "catalogue_growth_10m": (
         "benchmarks/catalogue_growth.py --items 10000000 --out benchmarks/results/catalogue_growth_10m.json",
@@ -42,7 +47,7 @@ SECTIONS: Mapping[str, tuple[str, Render]] = {
     ),
     "mixed_lengths": ("benchmarks/mixed_lengths.py", mixed_lengths),
     "concurrency": ("benchmarks/concurrency.py", concurrency),
-    "precision": ("benchmarks/precision.py", any_result),
+    "precision": ("benchmarks/precision.py", precision),
     "kv_cache": ("benchmarks/kv_cache.py", kv_cache),
     "serving_layouts": ("benchmarks/serving_layouts.py", any_result),
     "queue_bounds": ("benchmarks/queue_bounds.py", any_result),
@@ -95,10 +100,9 @@ def write_report(results: Path, out: Path) -> Written:
             continue
         section = _section(path, render)
         found.append(name)
-        findings = FINDINGS[name](section.result) if name in FINDINGS else ()
-        in_short += [f"- {line}" for line in findings]
+        in_short += _lines(FINDINGS, section.result)
         parts.append(_markdown(section, path, out))
-        not_helped += [f"- {line}" for line in section.not_helped]
+        not_helped += _lines(LOSSES, section.result)
     if not found:
         raise DataError(f"{results} has no result of a benchmark; run one of: {', '.join(missing.values())}")
     parts = [_HEAD, *(["## In short\n\n" + "\n".join(in_short)] if in_short else []), *parts]
@@ -111,6 +115,10 @@ def write_report(results: Path, out: Path) -> Written:
     with atomic_path(out) as temporary:
         temporary.write_text("\n\n".join(part.rstrip() for part in parts) + "\n")
     return Written(found=tuple(found), missing=missing)
+
+
+def _lines(by_name: Mapping[str, Finding], result: Result) -> list[str]:
+    return [f"- {line}" for line in by_name[result.name](result)] if result.name in by_name else []
 
 
 def _gpu(folder: Path, out: Path) -> str:
@@ -139,12 +147,18 @@ def _markdown(section: Section, path: Path, out: Path) -> str:
         f"{machine['cpu']}, {machine['num_cores']} cores",
         *([f"{threads} thread(s)"] if threads is not None else []),
         section.result.created[:10],
-        f"commit {str(machine['commit'])[:12]}",
+        f"commit {_short(str(machine['commit']))}",
     ]
     images = [f"![{plot.stem}]({os.path.relpath(plot, out.parent)})" for plot in section.plots]
     method = f"How: {section.result.method['text']}"
     tables = map(_folded, section.tables)
-    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, method])
+    return "\n\n".join([f"## {section.title}", "; ".join(where) + ".", *images, *tables, *section.notes, method])
+
+
+def _short(commit: str) -> str:
+    """Twelve digits, and whether files were changed."""
+    digits, dash, changed = commit.partition("-")
+    return digits[:12] + dash + changed
 
 
 def _folded(table: str) -> str:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from recgpt.bench.growth import REFERENCE
-from recgpt.bench.peers_report import OURS
+from recgpt.bench.growth_report import on_fewest_threads
+from recgpt.bench.interest_contenders import FUSED
+from recgpt.bench.peers_report import AGAINST, default_rows
+from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed, spread
 from recgpt.bench.results import Fact, Result, Row
+from recgpt.bench.searchers import FAISS, SCAN
 from recgpt.bench.tables import significant
+from recgpt.graphs.onnx_writer import Precision
 from recgpt.recall.index_fit import FOUND
-from recgpt.recall.layout import Layout
 
 Finding = Callable[[Result], Iterable[str]]
 
@@ -19,43 +23,70 @@ def recall_latency(result: Result) -> Iterator[str]:
     rows = [row for row in result.rows if row.stages_ns and row.name == "engine"]
     same = min(float(row.facts["identical_lists"] or 0) for row in rows)
     yield (
-        f"Two-step recall by the engine is {_list(rows, 'ratio_to_eager')} times as fast as PyTorch that recomputes, "
-        f"at {_list(rows, 'batch')} requests a call; {same:.1%} of the lists are the same."
+        f"Two-step recall by the engine is {_facts(rows, 'ratio_to_eager')} times as fast as PyTorch that recomputes, "
+        f"at {_facts(rows, 'batch')} requests a call; {same:.1%} of the lists are the same."
     )
 
 
 def peers(result: Result) -> Iterator[str]:
-    """What the engine does by default against each peer's fastest way, by batch."""
-    ours = [row for row in result.rows if row.name.startswith(f"{OURS}, {Layout.AUTO}")]
-    against = {
-        "RePlay compiled in float32": "ratio_to_replay_float32",
-        "RePlay as it comes": "ratio_to_replay",
-        "RecTools": "ratio_to_rectools",
-        "RecBole": "ratio_to_recbole",
-    }
-    ratios = [f"{name} {_list(ours, fact)}" for name, fact in against.items() if ours[0].facts.get(fact) is not None]
-    yield (
-        f"Our two steps are this many times as fast as one step of others, at {_list(ours, 'batch')} requests a call: "
-        f"{'; '.join(ratios)}."
+    """What the engine does by default against each peer's fastest way, by batch, and which bars that meets."""
+    ours = default_rows(result)
+    there = {name: fact for name, fact in AGAINST.items() if ours[0].facts.get(fact) is not None}
+    ratios = "; ".join(f"{name} {_facts(ours, fact)}" for name, fact in there.items())
+    bars = "; ".join(
+        f"at least as fast as {name} {_judged(ours, fact, 1)}, twice as fast {_judged(ours, fact, 2)}"
+        for name, fact in there.items()
+        if name.startswith("RePlay")
     )
+    yield (
+        f"Our two steps are this many times as fast as one step of others, at {_facts(ours, 'batch')} requests a call: "
+        f"{ratios}.{f' Bars: {bars}.' if bars else ''}"
+    )
+
+
+def _judged(rows: Sequence[Row], fact: str, least: float) -> str:
+    missed = [row.facts["batch"] for row in rows if float(row.facts[fact] or 0) < least]
+    return f"missed at {listed(missed)}" if missed else "met"
 
 
 def interests_latency(result: Result) -> Iterator[str]:
     """The fused graph against PyTorch and the floor."""
     found = result.method["summary"]
+    fused = [row for row in result.rows if row.name == FUSED and row.facts["identical_lists"] == 1]
+    below = "".join(
+        "; below the floor, with all lists the same, for {batch} requests, {history} items and {num_interests} "
+        "interests: {ratio_to_floor:.2f} times it".format_map(row.facts)
+        for row in fused
+        if float(row.facts["ratio_to_floor"] or 0) < 1
+    )
     yield (
         f"Interests by the fused graph are the fastest in {found['num_cells_fused_is_fastest']} of "
         f"{found['num_cells']} settings, {significant(found['mean_ratio_to_eager'])} times as fast as PyTorch in the "
         "geometric mean; in batches they take at most "
         f"{significant(found['typical_ratio_to_floor'])} times the floor of dense products with short histories, "
-        f"{significant(found['longest_ratio_to_floor'])} times with the longest."
+        f"{significant(found['longest_ratio_to_floor'])} times with the longest{below}."
+    )
+
+
+def item_search(result: Result) -> Iterator[str]:
+    """The search that is used against all that were tried."""
+    used = [row for row in result.rows if row.name == SCAN]
+    settings = ("num_items", "num_queries", "k")
+    fastest: dict[tuple[Fact, ...], Row] = {}
+    for row in result.rows:
+        setting = tuple(row.facts[name] for name in settings)
+        fastest[setting] = min(row, fastest.get(setting, row), key=lambda one: one.latency_ms["p50"])
+    wins = sum(row.name == SCAN for row in fastest.values())
+    yield (
+        f"Exact search by {SCAN} is {spread(float(row.facts['ratio_to_faiss'] or 0) for row in used)} times as fast as "
+        f"{FAISS}, and the fastest of all ways that were tried in {wins} of {len(used)} settings."
     )
 
 
 def growth(result: Result) -> Iterator[str]:
     """The fastest way for one request, exact and approximate, by size of the catalogue."""
-    threads = min(int(row.facts["num_threads"] or 0) for row in result.rows)
-    single = [row for row in result.rows if row.facts["batch"] == 1 and row.facts["num_threads"] == threads]
+    single = [row for row in on_fewest_threads(result) if row.facts["batch"] == 1]
+    threads = int(single[0].facts["num_threads"] or 0)
     for num_items in dict.fromkeys(row.facts["num_items"] for row in single):
         rows = [row for row in single if row.facts["num_items"] == num_items]
         exact = _fastest(row for row in rows if row.facts["index"] == REFERENCE.kind)
@@ -77,13 +108,33 @@ def concurrency(result: Result) -> Iterator[str]:
     )
 
 
+def precision(result: Result) -> Iterator[str]:
+    """What each of the other precisions saves beside float32: bytes, or time at which batches."""
+    of = {kind: [row for row in result.rows if row.name == kind] for kind in Precision}
+    plain = of.pop(Precision.FLOAT32)
+    parts = []
+    for kind, rows in of.items():
+        share = float(rows[0].facts["graph_bytes"] or 0) / float(plain[0].facts["graph_bytes"] or 1)
+        pairs = zip(plain, rows, strict=True)
+        times = {row.facts["batch"]: other.latency_ms["p50"] / row.latency_ms["p50"] for other, row in pairs}
+        faster = [batch for batch, ratio in times.items() if is_faster(ratio)]
+        gains = (["bytes"] if share < 1 else []) + ([f"time at {listed(faster)}"] if faster else [])
+        same = min(float(row.facts["identical_lists"] or 0) for row in rows)
+        parts.append(
+            f"{kind} saves {' and '.join(gains) or 'nothing'} ({share:.2f} times the bytes, {listed(times.values())} "
+            f"times as fast, at least {same:.1%} of the lists the same)"
+        )
+    yield f"Beside float32, at {_facts(plain, 'batch')} requests a call: {'; '.join(parts)}."
+
+
 def kv_cache(result: Result) -> Iterator[str]:
-    """Where the cache pays."""
+    """Where the cache pays, and where it does harm."""
     ratios = [float(row.facts["ratio"] or 0) for row in result.rows[::2]]
-    pays = sum(ratio > 1 for ratio in ratios)
+    faster, slower = (sum(map(differs, ratios)) for differs in (is_faster, is_slower))
     yield (
-        f"A KV cache pays in {pays} of {len(ratios)} settings: {min(ratios):.2f} to {max(ratios):.2f} times as fast "
-        "as recomputing."
+        f"A KV cache is more than {NOISE:.0%} faster than recomputing in {faster} of {len(ratios)} settings and slower "
+        f"in {slower}; in {len(ratios) - faster - slower} there is no difference. It is {min(ratios):.2f} to "
+        f"{max(ratios):.2f} times as fast."
     )
 
 
@@ -104,9 +155,11 @@ FINDINGS: Mapping[str, Finding] = {
     "recall_latency": recall_latency,
     "peers": peers,
     "interests_latency": interests_latency,
+    "item_search": item_search,
     "catalogue_growth": growth,
     "catalogue_growth_10m": growth,
     "concurrency": concurrency,
+    "precision": precision,
     "kv_cache": kv_cache,
     "serving_load": serving_load,
 }
@@ -117,9 +170,5 @@ def _fastest(rows: Iterable[Row]) -> Row:
     return min(rows, key=lambda row: row.latency_ms["p90"])
 
 
-def _list(rows: Sequence[Row], fact: str) -> str:
-    return " / ".join(_text(row.facts[fact]) for row in rows)
-
-
-def _text(value: Fact) -> str:
-    return significant(value) if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+def _facts(rows: Sequence[Row], fact: str) -> str:
+    return listed(row.facts[fact] for row in rows)

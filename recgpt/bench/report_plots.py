@@ -73,8 +73,19 @@ def plot_lines(
     save_figure(figure, target)
 
 
-def plot_bars(panels: Sequence[tuple[str, Mapping[str, float]]], target: Path, *, title: str, xlabel: str) -> None:
-    """Draws a horizontal bar a name, panels side by side; OutputError if ``target`` cannot be written."""
+def plot_bars(
+    panels: Sequence[tuple[str, Mapping[str, float]]],
+    target: Path,
+    *,
+    title: str,
+    xlabel: str,
+    is_ratio: bool = False,
+) -> None:
+    """Draws a horizontal bar a name, panels side by side, and a line at 1 where they are ratios.
+
+    Raises:
+        OutputError: ``target`` cannot be written.
+    """
     figure, axes = _figure(len(panels), title)
     for place, (heading, values) in enumerate(panels):
         axes[place].barh(list(values), list(values.values()), color=COLOURS[0], height=0.6)
@@ -82,8 +93,10 @@ def plot_bars(panels: Sequence[tuple[str, Mapping[str, float]]], target: Path, *
             axes[place].annotate(
                 significant(value), (value, row), (3, 0), textcoords="offset points", va="center", fontsize=8
             )
+        if is_ratio:
+            axes[place].axvline(1, color=INK, linewidth=1, linestyle="--")
         axes[place].invert_yaxis()
-        axes[place].set_xlim(0, 1.18 * max(values.values()))
+        axes[place].set_xlim(0, 1.18 * max(*values.values(), float(is_ratio)))
         axes[place].set_title(heading, color=INK, fontsize=11)
         axes[place].set_xlabel(xlabel, color=FAINT, fontsize=9)
         _plain(axes[place], grid="x")

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 
-from recgpt.bench.interest_contenders import FUSED
 from recgpt.bench.mixed_lengths import PADDED, PARTS
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.report_plots import Panel, plot_bars, plot_lines
@@ -28,14 +27,14 @@ class Section:
         result: what it is about.
         plots: files that were drawn.
         tables: Markdown.
-        not_helped: what was tried and did not help, a sentence each with its number.
+        notes: what is to be known of the tables beside the method, a sentence each.
     """
 
     title: str
     result: Result
     plots: tuple[Path, ...] = ()
     tables: tuple[str, ...] = ()
-    not_helped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 Render = Callable[[Result, Path], Section]
@@ -47,7 +46,7 @@ def any_result(result: Result, folder: Path) -> Section:
     plots = []
     if len({row.facts.get("num_items") for row in result.rows} - {None}) > 1:
         plots.append(folder / f"{result.name}.png")
-        by_batch = _grouped(result.rows, "batch")
+        by_batch = grouped(result.rows, "batch")
         panels = [
             Panel(title=batch_title(batch), series=_points(rows, "num_items")) for batch, rows in by_batch.items()
         ]
@@ -57,7 +56,6 @@ def any_result(result: Result, folder: Path) -> Section:
         result=result,
         plots=tuple(plots),
         tables=(facts_table(result.rows),),
-        not_helped=tuple(result.method.get("did_not_help", ())),
     )
 
 
@@ -74,18 +72,11 @@ def recall_latency(result: Result, folder: Path) -> Section:
     calls = [row for rows in groups.values() for row in rows]
     loads = [row for row in result.rows if not row.stages_ns]
     tables = [facts_table(rows) for rows in (calls, loads) if rows]
-    slower = [
-        f"{row.name}, {batch_title(int(row.facts['batch'] or 0))}: {significant(float(row.facts['ratio_to_eager']))} "
-        f"times as fast as PyTorch."
-        for row in calls
-        if row.facts["ratio_to_eager"] is not None and float(row.facts["ratio_to_eager"]) < 1
-    ]
     return Section(
         title=result.method["title"],
         result=result,
         plots=(stages, rates),
         tables=tuple(tables),
-        not_helped=tuple(slower),
     )
 
 
@@ -105,7 +96,7 @@ def interests_latency(result: Result, folder: Path) -> Section:
     ):
         panels = [
             Panel(title=batch_title(batch), series=_points(group, axis))
-            for batch, group in _grouped(rows, "batch").items()
+            for batch, group in grouped(rows, "batch").items()
         ]
         plot_lines(panels, target, title=f"{result.method['title']}, by {label}", xlabel=label, ylabel="ms, p50")
     means = _mean_facts(result.rows, ("ratio_to_eager", "ratio_to_floor"))
@@ -114,23 +105,16 @@ def interests_latency(result: Result, folder: Path) -> Section:
     plot_bars([(title, over)], ratios, title="How many times the floor", xlabel="times the fastest dense product")
     body = [(name, *(significant(value) for value in facts.values())) for name, facts in means.items()]
     table = markdown_table(("geometric means over all settings", "times as fast as PyTorch", "times the floor"), body)
-    worse = [
-        f"{name}: {significant(facts['ratio_to_floor'])} times the floor, where {FUSED} takes "
-        f"{significant(means[FUSED]['ratio_to_floor'])} times."
-        for name, facts in means.items()
-        if FUSED in means and not name.startswith(FLOOR) and name != FUSED
-    ]
     return Section(
         title=result.method["title"],
         result=result,
         plots=(by_history, by_number, ratios),
         tables=(table, facts_table(result.rows)),
-        not_helped=(*worse, *not_measured(result)),
     )
 
 
 def kv_cache(result: Result, folder: Path) -> Section:
-    """Where the cache pays: over steps and prompts, then over each size alone; and where it does not."""
+    """Where the cache pays: over steps and prompts, then over each size alone."""
     steps, sizes = folder / "kv_cache.png", folder / "kv_cache_sizes.png"
     base = result.method["parameters"]["base"]
     varying = {"max_length": "C", "hidden_size": "d", "num_blocks": "blocks", "num_items": "items"}
@@ -138,34 +122,44 @@ def kv_cache(result: Result, folder: Path) -> Section:
     panels = [
         Panel(
             title="J, interests" if task == "interests" else "K, prompts an item",
-            series={f"batch {batch}": _ratios(rows, "number") for batch, rows in _grouped(group, "batch").items()},
+            series={
+                f"batch {batch}": _ratios(rows, "number", "ratio") for batch, rows in grouped(group, "batch").items()
+            },
         )
-        for task, group in _grouped(plain, "task").items()
+        for task, group in grouped(plain, "task").items()
     ]
     ylabel = "times as fast as recomputing"
     plot_lines(panels, steps, title=result.method["title"], xlabel="", ylabel=ylabel, is_log=False)
     panels = [
-        Panel(title=label, series={"J = 6, batch 32": _ratios(_one_changed(result.rows, base, name), name)})
+        Panel(title=label, series={"J = 6, batch 32": _ratios(_one_changed(result.rows, base, name), name, "ratio")})
         for name, label in varying.items()
     ]
     plot_lines(panels, sizes, title=f"{result.method['title']}, by size", xlabel="", ylabel=ylabel, is_log=False)
-    slower: dict[tuple[Fact, Fact], dict[float, float]] = defaultdict(dict)
-    for row in plain:
-        if float(row.facts["ratio"] or 0) < 1:
-            slower[row.facts["task"], row.facts["batch"]][float(row.facts["number"] or 0)] = float(
-                row.facts["ratio"] or 0
-            )
     return Section(
         title=result.method["title"],
         result=result,
         plots=(steps, sizes),
         tables=(facts_table(result.rows),),
-        not_helped=tuple(
-            f"A KV cache for {task} in batches of {batch}, at {', '.join(f'{number:g}' for number in ratios)}: "
-            f"{', '.join(f'{ratio:.2f}' for ratio in ratios.values())} times as fast as recomputing."
-            for (task, batch), ratios in slower.items()
-        ),
     )
+
+
+def item_search(result: Result, folder: Path) -> Section:
+    """How many times as fast as Faiss each way is for the shortest lists, over queries a call, a panel a catalogue."""
+    target = folder / f"{result.name}.png"
+    shortest = min(_numbers(result.rows, "k"))
+    panels = [
+        Panel(
+            title=f"{num_items:,} items",
+            series={
+                str(name): _ratios(found, "num_queries", "ratio_to_faiss")
+                for name, found in grouped(rows, None).items()
+            },
+        )
+        for num_items, rows in grouped((row for row in result.rows if row.facts["k"] == shortest), "num_items").items()
+    ]
+    title = f"{result.method['title']}, k = {shortest:g}"
+    plot_lines(panels, target, title=title, xlabel="queries a call", ylabel="times as fast as Faiss flat")
+    return Section(title=result.method["title"], result=result, plots=(target,), tables=(facts_table(result.rows),))
 
 
 def mixed_lengths(result: Result, folder: Path) -> Section:
@@ -181,22 +175,15 @@ def mixed_lengths(result: Result, folder: Path) -> Section:
                 if row.name in (PADDED, PARTS)
             },
         )
-        for batch, rows in _grouped(calls, "batch").items()
+        for batch, rows in grouped(calls, "batch").items()
     ]
     plot_bars(panels, target, title=result.method["title"], xlabel="ms in the model, p50")
-    slower = [
-        f"Cutting by length, {batch_title(int(row.facts['batch'] or 0))}, J = {row.facts['num_interests']}: "
-        f"{float(row.facts['ratio_to_padded'] or 0):.2f} times as fast."
-        for row in calls
-        if row.name == PARTS and float(row.facts["ratio_to_padded"] or 0) < 1
-    ]
     loads = [row for row in result.rows if not row.stages_ns]
     return Section(
         title=result.method["title"],
         result=result,
         plots=(target,),
         tables=tuple(facts_table(rows) for rows in (calls, loads) if rows),
-        not_helped=tuple(slower),
     )
 
 
@@ -251,7 +238,7 @@ def _cell(name: str, value: Fact) -> str:
 
 
 def _mean_facts(rows: Iterable[Row], names: Sequence[str]) -> dict[str, dict[str, float]]:
-    by_name = _grouped(rows, None)
+    by_name = grouped(rows, None)
     return {
         str(name): {fact: geometric_mean(float(row.facts[fact] or 0) for row in group) for fact in names}
         for name, group in by_name.items()
@@ -265,8 +252,8 @@ def _points(rows: Iterable[Row], axis: str) -> Mapping[str, Sequence[tuple[float
     return found
 
 
-def _ratios(rows: Iterable[Row], axis: str) -> list[tuple[float, float]]:
-    return sorted({(float(row.facts[axis] or 0), float(row.facts["ratio"] or 0)) for row in rows})
+def _ratios(rows: Iterable[Row], axis: str, ratio: str) -> list[tuple[float, float]]:
+    return sorted({(float(row.facts[axis] or 0), float(row.facts[ratio] or 0)) for row in rows})
 
 
 def _one_changed(rows: Iterable[Row], base: Mapping[str, Fact], name: str) -> list[Row]:
@@ -277,17 +264,12 @@ def _numbers(rows: Iterable[Row], fact: str) -> list[float]:
     return [float(row.facts[fact] or 0) for row in rows]
 
 
-def _grouped(rows: Iterable[Row], fact: str | None) -> dict[Fact, list[Row]]:
+def grouped(rows: Iterable[Row], fact: str | None) -> dict[Fact, list[Row]]:
     """Rows by a fact, or by their names."""
     groups: dict[Fact, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.name if fact is None else row.facts.get(fact)].append(row)
     return groups
-
-
-def not_measured(result: Result) -> list[str]:
-    """A sentence for each contender that was missing."""
-    return [f"{name} was not measured: {reason}." for name, reason in result.method.get("missing", {}).items()]
 
 
 def batch_title(batch: Fact) -> str:

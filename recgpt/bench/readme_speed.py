@@ -1,0 +1,71 @@
+"""What the README says of speed, made from the results alone, so that a test can hold it to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recgpt.bench.contenders import ENGINE
+from recgpt.bench.layouts import ENGINE as SERVED
+from recgpt.bench.peers_report import default_rows
+from recgpt.bench.results import Result, Row
+from recgpt.bench.tables import significant
+from recgpt.tables import markdown_table
+
+_LESS_EXACT = "RePlay, compiled (1 step)"
+
+
+def speed_table(latency: Result, concurrency: Result) -> str:
+    """Medians of the engine by batch; of one request also when nothing else runs between the calls."""
+    alone = significant(concurrency.rows[0].latency_ms["p50"])
+    notes = {1: f"; {alone} ms when nothing else runs between the calls (`benchmarks/concurrency.py`)"}
+    rows = [
+        (str(batch), f"{significant(row.latency_ms['p50'])} ms{notes.get(batch, '')}", "not measured")
+        for row in _engine(latency)
+        for batch in (int(row.facts["batch"] or 0),)
+    ]
+    return markdown_table(("requests a call", "p50 on two CPU cores, one thread", "p50 on a GPU"), rows)
+
+
+def speedup(latency: Result) -> str:
+    """How many times as fast as PyTorch, by batch."""
+    rows = _engine(latency)
+    ratios = [f"{float(row.facts['ratio_to_eager'] or 0):.1f}" for row in rows]
+    batches = [str(row.facts["batch"]) for row in rows]
+    return f"The engine is {_and(ratios)} times as fast as PyTorch that recomputes, at {_and(batches)} requests a call"
+
+
+def peers_table(peers: Result) -> str:
+    """How many times as fast as each peer, by batch."""
+    rows = default_rows(peers)
+    same = [float(row.facts["identical_lists"] or 0) for row in peers.rows if row.name == _LESS_EXACT]
+    alike = f"{100 * min(same):.0f} to {max(same):.0%}"
+    names = {
+        "RePlay's SASRec, compiled by OpenVINO in float32": "ratio_to_replay_float32",
+        f"the same in bfloat16, its default here: {alike} of its lists are its float32 model's": "ratio_to_replay",
+        "RecTools' SASRec": "ratio_to_rectools",
+        "RecBole's SASRec": "ratio_to_recbole",
+    }
+    first, *others = (str(row.facts["batch"]) for row in rows)
+    heading = ("times as fast as", f"{first} request a call", *others)
+    body = [(name, *(significant(float(row.facts[fact] or 0)) for row in rows)) for name, fact in names.items()]
+    return markdown_table(heading, body)
+
+
+def served_rates(load: Result) -> str:
+    """The highest rates of `recall_engine`, by size of the catalogue."""
+    first, *others = [
+        (f"{found['met']:,}", f"{found['num_items']:,}")
+        for found in load.method["highest"]
+        if found["layout"] == SERVED
+    ]
+    return ", ".join(
+        [f"{first[0]} requests a second over {first[1]} items", *(f"{met} over {items}" for met, items in others)]
+    )
+
+
+def _engine(latency: Result) -> list[Row]:
+    return [row for row in latency.rows if row.stages_ns and row.name == ENGINE]
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from recgpt.bench import report_findings as findings
+from recgpt.bench.results import Fact, Result, Row
+
+
+def row(name: str, took_ns: int = 1, **facts: Fact) -> Row:
+    return Row(name=name, facts=facts, samples_ns=(took_ns,))
+
+
+def result(*rows: Row, **method: object) -> Result:
+    return Result(name="any", environment={}, method=method, rows=rows)
+
+
+def peers_row(batch: int, **ratios: float) -> Row:
+    peers: Mapping[str, Fact] = {
+        f"ratio_to_{name}": ratios.get(name) for name in ("replay_float32", "replay", "recbole")
+    }
+    return row("recgpt, auto (2 steps)", batch=batch, **peers)
+
+
+def test_bars_against_a_peer_are_met_or_missed_by_batch() -> None:
+    ours = (peers_row(1, replay_float32=2.0, replay=0.5), peers_row(32, replay_float32=2.5, replay=1.0))
+    (said,) = findings.peers(result(*ours, row("recgpt, fused (2 steps)", batch=1)))
+    assert "at 1 / 32 requests a call: RePlay compiled in float32 2.00 / 2.50; RePlay as it comes 0.50 / 1.00. " in said
+    assert "at least as fast as RePlay compiled in float32 met, twice as fast met" in said
+    assert "at least as fast as RePlay as it comes missed at 1, twice as fast missed at 1 / 32." in said
+
+
+def test_without_a_peer_there_is_no_bar() -> None:
+    (said,) = findings.peers(result(peers_row(1, recbole=3.0)))
+    assert said.endswith("at 1 requests a call: RecBole 3.00.")
+
+
+def interests(ratio_to_floor: float, identical_lists: float) -> str:
+    facts = {"batch": 256, "history": 9, "num_interests": 6, "identical_lists": identical_lists}
+    summary = dict.fromkeys(("num_cells_fused_is_fastest", "num_cells"), 1) | dict.fromkeys(
+        ("mean_ratio_to_eager", "typical_ratio_to_floor", "longest_ratio_to_floor"), 2.0
+    )
+    measured = row("ONNX, fused", ratio_to_floor=ratio_to_floor, **facts)
+    (said,) = findings.interests_latency(result(measured, summary=summary))
+    return said
+
+
+def test_interests_below_the_floor_are_told_only_where_all_lists_are_the_same() -> None:
+    assert interests(0.87, 1.0).endswith("the same, for 256 requests, 9 items and 6 interests: 0.87 times it.")
+    assert "below the floor" not in interests(0.87, 0.99) + interests(1.01, 1.0)
+
+
+def test_a_cache_pays_or_harms_only_beyond_noise() -> None:
+    rows = [row(name, ratio=ratio) for ratio in (0.9, 0.96, 1.04, 1.06, 2.0) for name in ("cached", "recomputed")]
+    (said,) = findings.kv_cache(result(*rows))
+    assert (
+        "more than 5% faster than recomputing in 2 of 5 settings and slower in 1; in 2 there is no difference" in said
+    )
+    assert said.endswith("0.90 to 2.00 times as fast.")
+
+
+def test_a_precision_saves_bytes_or_time_beyond_noise() -> None:
+    took = {"float32": (100, 100), "float16": (80, 98), "int8": (50, 20)}
+    num_bytes = {"float32": 10, "float16": 5, "int8": 12}
+    rows = [
+        row(name, ns, batch=batch, graph_bytes=num_bytes[name], identical_lists=1 - batch / 1000)
+        for name, times in took.items()
+        for batch, ns in zip((1, 32), times, strict=True)
+    ]
+    (said,) = findings.precision(result(row("eager, recompute", 500, batch=1), *rows))
+    assert "float16 saves bytes and time at 1 (0.50 times the bytes, 1.25 / 1.02 times as fast, at least 96.8%" in said
+    assert "int8 saves time at 1 / 32 (1.20 times the bytes, 2.00 / 5.00 times as fast" in said
