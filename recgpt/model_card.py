@@ -6,7 +6,7 @@ Source of the form: Mitchell et al. 2019, "Model cards for model reporting", cut
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,6 @@ def render_card(manifest: Manifest, *, num_interactions: int, evaluation: Mappin
         evaluation: what ``recgpt evaluate --json`` wrote, or nothing.
     """
     training, model = manifest.training, manifest.model
-    stage = "pre-trained and prompt-tuned" if training.is_prompt_tuned else "pre-trained"
     sections = [
         f"# RecGPT on {training.data}, version {manifest.version}",
         (
@@ -55,16 +54,11 @@ def render_card(manifest: Manifest, *, num_interactions: int, evaluation: Mappin
             ],
         ),
         "## Recipe",
-        (
-            f"{_ensemble(training)}{stage}; {training.num_epochs} epochs in all, {training.num_prompts} generated "
-            f"prompts an item, seed {training.seed}."
-        ),
-        "```json\n" + json.dumps(training.recipe, indent=2) + "\n```" if training.recipe else "",
+        *_recipe(training),
         "## Quality",
-        "On the validation targets, by which the weights were chosen: "
-        + (", ".join(f"{name} {value:.4f}" for name, value in training.validation.items()) or "not recorded")
-        + ".",
+        *_validation(training),
         _quality(evaluation),
+        f"Exported in {manifest.dtype}; interests are float32 in any case.",
         "## Limits",
         _LIMITS.format(window=model.max_length),
     ]
@@ -84,14 +78,52 @@ def read_evaluation(path: Path, training: TrainingState) -> dict[str, Any]:
     return evaluation
 
 
-def _ensemble(training: TrainingState) -> str:
-    number = training.num_members
-    return f"An ensemble of {number} models (the recipe below is that of the first); each " if number > 1 else ""
+def _members(training: TrainingState) -> list[TrainingState]:
+    """Of an ensemble its members, else the model itself."""
+    return [TrainingState.from_dict(member) for member in training.members] or [training]
+
+
+def _recipe(training: TrainingState) -> Iterator[str]:
+    """What was done, and each recipe once."""
+    members = _members(training)
+    if len(members) > 1:
+        yield f"An ensemble of {len(members)} models, whose scores are averaged."
+    recipes: dict[str, list[TrainingState]] = {}
+    for member in members:
+        same = {name: value for name, value in member.recipe.items() if name != "seed"}
+        recipes.setdefault(json.dumps([_stages(member), same], indent=2), []).append(member)
+    for alike in recipes.values():
+        seeds = ", ".join(str(member.seed) for member in alike)
+        epochs = ", ".join(str(member.num_epochs) for member in alike)
+        yield f"{_stages(alike[0])}; seed {seeds}; {epochs} epochs in all."
+        if alike[0].recipe:
+            yield "```json\n" + json.dumps(alike[0].recipe, indent=2) + "\n```"
+
+
+def _stages(training: TrainingState) -> str:
+    if not training.is_prompt_tuned:
+        return "Pre-trained"
+    if training.max_unclicked:
+        return f"Pre-trained, then tuned on up to {training.num_prompts} unclicked items before each click as prompts"
+    prompts = f"with {training.num_prompts} generated prompts an item" if training.num_prompts else "without prompts"
+    return f"Pre-trained, then tuned {prompts}"
+
+
+def _validation(training: TrainingState) -> Iterator[str]:
+    members = _members(training)
+    if len(members) > 1:
+        yield "The ensemble was not validated as a whole. Its members:"
+    for member in members:
+        values = ", ".join(f"{name} {value:.4f}" for name, value in member.validation.items()) or "not recorded"
+        yield f"On the validation targets, by which the weights of seed {member.seed} were chosen: {values}."
 
 
 def _quality(evaluation: Mapping[str, Any]) -> str:
     if not evaluation:
-        return "The test targets: not evaluated at the time of the export."
+        return (
+            "On the test targets: not evaluated at the time of the export (`recgpt evaluate --json FILE`, then "
+            "`export/to_onnx.py --evaluation FILE`)."
+        )
     rows = [
         (row["name"], ",".join(map(str, row["quotas"] or ())), *(f"{row[metric]:.4f}" for metric in METRICS))
         for row in evaluation["rows"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class TrainingState:
         recipe: every setting of the training (``TrainingConfig.to_dict``), empty if it was not recorded.
         prompts: what they were, ``generated`` items or the unclicked ones of ``feedback``.
         num_members: models that were put together, see ``recgpt.model.ensemble``.
+        members: of an ensemble, each member's training state as plain values; empty in others.
         validation: metric name -> value on the validation targets, such as ``{"hr@10": 0.09, "ndcg@10": 0.05}``.
 
     Raises:
@@ -44,6 +45,7 @@ class TrainingState:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     prompts: str = GENERATED
     num_members: int = 1
+    members: Sequence[Mapping[str, Any]] = ()
     validation: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -68,9 +70,11 @@ class TrainingState:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of ``from_dict``."""
-        return {**dataclasses.asdict(self), "recipe": dict(self.recipe), "validation": dict(self.validation)}
+        plain = {"recipe": dict(self.recipe), "members": list(self.members), "validation": dict(self.validation)}
+        return {**dataclasses.asdict(self), **plain}
 
     @staticmethod
     def from_dict(values: Mapping[str, Any]) -> TrainingState:
         """The inverse of ``to_dict``; TypeError or ValueError if the values are not a training state's."""
-        return TrainingState(**values)
+        state = TrainingState(**values)
+        return dataclasses.replace(state, members=tuple(state.members))

@@ -34,7 +34,7 @@ def ensemble(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
 
     Returns:
         All models in one, with ids, popularity and examples of the first. Cosines are averaged, inner products added
-        up. Epochs are those of all; nothing is known of its quality on validation.
+        up. Epochs are those of all; nothing is known of its quality on validation but the members'.
 
     Raises:
         ConfigError: fewer than two, an ensemble among them, or models of different architecture or data.
@@ -55,6 +55,7 @@ def ensemble(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
         stage=PROMPT_TUNED if all(state.is_prompt_tuned for state in states) else PRETRAINED,
         num_epochs=sum(state.num_epochs for state in states),
         num_members=len(states),
+        members=tuple(state.to_dict() for state in states),
         validation={},
     )
     return dataclasses.replace(first, training=training, decoder=_side_by_side([one.decoder for one in checkpoints]))

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from recgpt.model.decoder import Decoder
 from recgpt.training.module import NDCG, TRAIN_LOSS, VALIDATION, StageModule
 from recgpt.training.smoothing import Neighbours, smoothed
 from recgpt.training.stage_data import StageData
+
+LOG = "epochs.log"
+"""In a stage's folder: a line for each epoch, whatever was printed."""
 
 # What Lightning says at INFO (devices it looked for, advertisements) is not about this run.
 _LIGHTNING_NEWS = "lightning.pytorch.utilities.rank_zero"
@@ -96,14 +100,16 @@ def fit_stage(
 
 
 class EpochLines(Callback):
-    """Prints one line an epoch, for logs.
+    """Adds one line an epoch to a log.
 
     Args:
-        stage: its name.
+        log: the file; what it holds stays, so that a run that went on has one log.
+        prints: whether to print the line too.
     """
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
+    def __init__(self, log: Path, *, prints: bool) -> None:
+        self._log = log
+        self._prints = prints
         self._started = 0.0
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -111,15 +117,20 @@ class EpochLines(Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prints the epoch's loss and validation metrics."""
-        if trainer.is_global_zero:
-            metrics = trainer.callback_metrics
-            validation = ", ".join(f"{name} {float(metrics[name]):.5f}" for name in StageModule.METRICS)
-            print(
-                f"{self._stage}: epoch {trainer.current_epoch + 1} of at most {trainer.max_epochs}: "
-                f"loss {float(metrics[TRAIN_LOSS]):.4f}, {validation}, {time.perf_counter() - self._started:.1f} s",
-                flush=True,
-            )
+        """Writes the epoch's loss and validation metrics."""
+        if not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        validation = ", ".join(f"{name} {float(metrics[name]):.5f}" for name in StageModule.METRICS)
+        line = (
+            f"{self._log.parent.name}: epoch {trainer.current_epoch + 1} of at most {trainer.max_epochs}: "
+            f"loss {float(metrics[TRAIN_LOSS]):.4f}, {validation}, {time.perf_counter() - self._started:.1f} s"
+        )
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("a") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line}\n")
+        if self._prints:
+            print(line, flush=True)
 
 
 class _EarlyStopping(EarlyStopping):
@@ -147,8 +158,9 @@ class _Checkpoints(ModelCheckpoint):
 def _trainer(stage: StageConfig, folder: Path, *, progress: bool) -> pl.Trainer:
     bar = progress and sys.stdout.isatty()
     callbacks: list[Callback] = [_EarlyStopping(NDCG, mode="max", patience=stage.patience)]
-    if progress:
-        callbacks.append(TQDMProgressBar(leave=True) if bar else EpochLines(folder.name))
+    if bar:
+        callbacks.append(TQDMProgressBar(leave=True))
+    callbacks.append(EpochLines(folder / LOG, prints=progress and not bar))
     # In this order: "last" carries the state of "best".
     callbacks += [
         _Checkpoints(folder, "best", monitor=NDCG, mode="max", save_weights_only=True, enable_version_counter=False),

@@ -2,7 +2,7 @@
 
 OUT/
   config.json         settings and a hash of the data; a run goes on only under the same
-  pretrain/           Lightning's checkpoints of stage 1: last.ckpt to go on from, best.ckpt
+  pretrain/           Lightning's checkpoints of stage 1: last.ckpt to go on from, best.ckpt; epochs.log, a line each
   pretrained.pt       the model after stage 1
   tune/               the same of stage 2
   tuned.pt            the model after stage 2

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from recgpt.data.split import leave_one_out
 from recgpt.data.synthetic import generate
 from recgpt.errors import ConfigError, DataError, OutputError
 from recgpt.model.checkpoint import load_checkpoint
+from recgpt.training.fitting import LOG
 from recgpt.training.module import StageModule
 from recgpt.training.trainer import train
 
@@ -151,6 +153,9 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(stage, uninterrupted, i
     )
     train(interactions, CONFIG, moved, data_name="made up", progress=False)
     assert resumed_epochs[0] == 2
+    logged = re.findall(r"epoch (\d+) of at most", (moved / stage / LOG).read_text())
+    assert logged == [str(number) for number in range(1, len(logged) + 1)]
+    assert len(logged) >= 3
     expected, found = load_checkpoint(uninterrupted / "ckpt.pt"), load_checkpoint(moved / "ckpt.pt")
     assert found.training == expected.training
     for name, weight in expected.decoder.state_dict().items():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -63,6 +64,27 @@ def test_what_is_not_known_is_said():
     text = card(training, {})
     assert text.count("not recorded") == 2
     assert "not evaluated" in text
+
+
+def test_an_ensemble_has_its_members_seeds_and_validation_and_each_recipe_once():
+    other = dataclasses.replace(TRAINING, seed=4, recipe={"model": {"dropout": 0.4}, "seed": 4})
+    unlike = dataclasses.replace(TRAINING, stage="pretrained", recipe={"model": {"dropout": 0.5}}, validation={})
+    members = tuple(state.to_dict() for state in (TRAINING, other, unlike))
+    text = card(dataclasses.replace(TRAINING, num_members=3, members=members, validation={}), {})
+    for fact in (
+        "An ensemble of 3 models", "Pre-trained, then tuned with 2 generated prompts an item; seed 3, 4; 27, 27 epochs",
+        "Pre-trained; seed 3; 27 epochs", "weights of seed 4 were chosen: ndcg@10 0.0712",
+        "weights of seed 3 were chosen: not recorded",
+    ):  # fmt: skip
+        assert fact in text, fact
+    assert (text.count('"dropout": 0.4'), text.count('"dropout": 0.5')) == (1, 1)
+
+
+def test_prompts_that_were_shown_and_not_taken_are_no_generated_ones():
+    text = card(dataclasses.replace(TRAINING, prompts="feedback"))
+    assert "tuned on up to 2 unclicked items before each click as prompts" in text
+    assert "generated prompts" not in text
+    assert "tuned without prompts" in card(dataclasses.replace(TRAINING, num_prompts=0))
 
 
 def test_an_evaluation_is_taken_from_its_file(tmp_path):
