@@ -53,7 +53,7 @@ def test_percentiles_are_milliseconds_between_the_samples():
     assert percentiles_ms([3_000_000]) == {"p50": 3.0, "p90": 3.0, "p99": 3.0}
 
 
-def test_rounds_interleave_and_warm_up_is_thrown_away():
+def test_rounds_interleave_each_from_one_case_later_and_warm_up_is_thrown_away():
     calls = []
 
     def case(name: str):
@@ -63,10 +63,16 @@ def test_rounds_interleave_and_warm_up_is_thrown_away():
 
         return call
 
-    samples = interleave({"a": case("a"), "b": case("b")}, num_rounds=2, num_warmup=1)
-    assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert [sample.total_ns for sample in samples["a"]] == [3, 5]
-    assert [sample.total_ns for sample in samples["b"]] == [4, 6]
+    samples = interleave({name: case(name) for name in "abc"}, num_rounds=3, num_warmup=1)
+    order = ["".join(name for name, _ in calls[start : start + 3]) for start in range(0, 12, 3)]
+    assert order == ["cab", "abc", "bca", "cab"]
+    assert [number for _, number in calls] == [0] * 6 + [1] * 3 + [2] * 3
+    # Of the rounds that count, every case had every place once.
+    assert {name: [sample.total_ns for sample in taken] for name, taken in samples.items()} == {
+        "a": [4, 9, 11],
+        "b": [5, 7, 12],
+        "c": [6, 8, 10],
+    }
 
 
 def test_json_round_trip_keeps_every_sample_and_fact(tmp_path):
