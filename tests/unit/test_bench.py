@@ -11,7 +11,7 @@ from rich.console import Console
 from toy_model import ToyModel
 
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import run_load
+from recgpt.bench.load import lists_alone, run_load
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.results import Result, Row
 from recgpt.bench.stages import STAGES, time_recall
@@ -168,6 +168,14 @@ def test_load_times_every_request_of_every_client():
     assert load.duration_ns >= 0.1e9
     # Two clients, each busy or waiting for the other all the time.
     assert sum(load.samples_ns) <= 2 * load.duration_ns
+    expected = lists_alone(ToyModel().recaller(), requests)
+    assert load.identical_lists(expected) == 1.0
+    # The second client begins with the third request.
+    assert {0, 2} <= {place for place, _ in load.answers}
+    wrong = [*expected[:2], expected[2][::-1], expected[3]]
+    share = sum(place == 2 for place, _ in load.answers) / len(load.answers)
+    assert load.identical_lists(wrong) == pytest.approx(1 - share)
+    assert load.identical_lists(None) is None
 
 
 def test_load_raises_what_a_client_met():
