@@ -18,7 +18,7 @@ from rich.console import Console
 
 from recgpt.bench.contenders import draw_batches
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import NS_PER_S, run_load
+from recgpt.bench.load import NS_PER_S, lists_alone, run_load
 from recgpt.bench.memory import OWN, SHARED, measure_memory, random_bundle
 from recgpt.bench.results import Result, Row
 from recgpt.bench.subject import find_subject
@@ -33,7 +33,8 @@ NUM_REQUESTS = 256
 METHOD = """\
 Threads share one engine, whose sessions and index have no lock, and send single requests of real histories, each its
 next one when it has the answer to the last; ONNX Runtime and Faiss run in the calling thread. ratio_to_one: requests a
-second over those of one thread. memory: resident bytes of a fresh process after it started, loaded the libraries, the
+second over those of one thread. identical_lists: share of all answers that are the list of the same request when
+nothing else is asked. memory: resident bytes of a fresh process after it started, loaded the libraries, the
 index and all graphs, and recalled 20 times; peak is the most there ever were, which is while a file is read. one item
 matrix: graphs and index use the same memory, as in the engine; an item matrix a graph: a copy in each.
 """
@@ -79,12 +80,17 @@ def concurrency(
 def _measure_load(bundle: Bundle, plan: Plan) -> Iterator[Row]:
     [requests] = draw_batches(bundle, batch=NUM_REQUESTS, num_batches=1, quotas=QUOTAS)
     with Engine.load(bundle.path, num_threads=1) as engine:
-        alone = None
+        expected, alone = lists_alone(engine, requests), None
         for num_clients in plan.num_clients:
             load = run_load(engine, requests, num_clients=num_clients, duration_s=plan.load_s)
             throughput = len(load.samples_ns) / (load.duration_ns / NS_PER_S)
             alone = alone or throughput
-            facts = {"clients": num_clients, "throughput": throughput, "ratio_to_one": throughput / alone}
+            facts = {
+                "clients": num_clients,
+                "throughput": throughput,
+                "ratio_to_one": throughput / alone,
+                "identical_lists": load.identical_lists(expected),
+            }
             yield Row(name="engine", facts=facts, samples_ns=load.samples_ns)
 
 

@@ -22,6 +22,7 @@ from recgpt.bench.interest_rows import TYPICAL_HISTORY, Cell, Effort, measure_ce
 from recgpt.bench.results import Result, Row
 from recgpt.bench.subject import find_subject
 from recgpt.bench.tables import show_interests_latency
+from recgpt.bench.threads import pin_threads
 from recgpt.cli import run_script
 from recgpt.errors import CheckpointError
 from recgpt.model.checkpoint import Checkpoint
@@ -59,12 +60,13 @@ def interests_latency(
     bundle: Annotated[Path | None, typer.Option(help="What export/to_onnx.py wrote; else artifacts/bundle.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Its checkpoint; else looked for beside the bundle.")] = None,
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/interests_latency.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of PyTorch and ONNX Runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each library, as OPENBLAS_NUM_THREADS.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds, no torch.compile: less than a minute.")] = False,
 ) -> None:
     """Measures J interests by every way to run the model, and the products that none of them can avoid."""
     console = Console()
     environment, plan = describe_environment(), QUICK if quick else Plan()
+    blas_threads = pin_threads(threads)
     subject = find_subject(bundle, checkpoint, say=console.print)
     if subject.checkpoint is None:
         raise CheckpointError("no checkpoint of this bundle; all is compared with PyTorch: name it with --checkpoint")
@@ -80,7 +82,7 @@ def interests_latency(
     method = {
         "title": "Interests, search not included",
         "text": " ".join(METHOD.split()),
-        "parameters": {**asdict(plan), **asdict(model), "num_threads": threads},
+        "parameters": {**asdict(plan), **asdict(model), "num_threads": threads, "blas_threads": blas_threads},
         "missing": dict(generators.missing),
         "summary": summarise(rows),
     }

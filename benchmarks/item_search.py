@@ -23,6 +23,7 @@ from recgpt.bench.environment import describe_environment
 from recgpt.bench.results import Result, Row
 from recgpt.bench.searchers import FAISS, Search, searchers
 from recgpt.bench.tables import show_item_search
+from recgpt.bench.threads import pin_threads
 from recgpt.bench.timing import Sample, interleave
 from recgpt.cli import run_script
 from recgpt.types import Float32Array
@@ -32,8 +33,8 @@ METHOD = """\
 Each round calls every way once on the same queries. ItemIndex: a scan of all items in 8 bits and exact scores of what
 it leaves in doubt, or Faiss where queries and items are few or k is large. Faiss flat: IndexFlatIP; reservoir: the same
 where it keeps candidates in a reservoir for every k. ONNX Runtime, float32 and TopK: products, the best blocks by their
-maxima, the best in these. numpy: one product and argpartition. same_items: share of queries with the k items of Faiss
-flat. ratio_to_faiss: Faiss flat's median over the row's.
+maxima, the best in these. numpy: one product and argpartition. torch: one product and topk. same_items: share of
+queries with the k items of Faiss flat. ratio_to_faiss: Faiss flat's median over the row's.
 """
 
 
@@ -55,11 +56,12 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def item_search(
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/item_search.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of each search; give numpy's BLAS as many.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each search, as OPENBLAS_NUM_THREADS.")] = 1,
     quick: Annotated[bool, typer.Option(help="One catalogue, few rounds: less than a minute.")] = False,
 ) -> None:
     """Measures exact searches over generated item vectors."""
     console, environment, plan = Console(), describe_environment(), QUICK if quick else Plan()
+    blas_threads = pin_threads(threads)
     rows: list[Row] = []
     with Progress(console=console, transient=True, auto_refresh=False) as progress:
         for num_items in plan.num_items:
@@ -74,7 +76,7 @@ def item_search(
     method = {
         "title": "Exact search of the best items",
         "text": " ".join(METHOD.split()),
-        "parameters": asdict(plan) | {"num_threads": threads, "size": SIZE},
+        "parameters": asdict(plan) | {"num_threads": threads, "blas_threads": blas_threads, "size": SIZE},
     }
     result = Result(name="item_search", environment=environment, method=method, rows=tuple(rows))
     result.save(out)

@@ -17,13 +17,19 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from torch import Tensor
 
 from recgpt.bench.environment import describe_environment
 from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import show_kv_cache
 from recgpt.bench.timing import Sample, interleave
-from recgpt.bench.walks import CachedWalk, RecomputedWalk, Walk, walk_interests, walk_prompts
+from recgpt.bench.walks import (
+    CachedWalk,
+    RecomputedWalk,
+    Walk,
+    share_of_equal_walks,
+    walk_interests,
+    walk_prompts,
+)
 from recgpt.cli import run_script
 from recgpt.config import ModelConfig
 from recgpt.model.decoder import Decoder
@@ -34,8 +40,11 @@ Each round calls both ways once on the same random histories; the first is throw
 generate by a product with the whole catalogue, in PyTorch; recomputed runs, in the last block, the one position that is
 asked for, as cached does. task interests: J interests after histories that fill the window but for what is generated.
 task prompts: K items generated before each item but the first, and the interest after all of it. ratio: recomputed's
-median over cached's; above 1 the cache pays.
+median over cached's; above 1 the cache pays. K = 0 is left out: one run makes the interest, and nothing is generated
+that a cache could save. max_difference: of any number of the interests. identical_lists: share of histories of which
+both ways generate the same items and find the same 10 best for every interest, in order.
 """
+NUM_COMPARED = 10
 CACHED, RECOMPUTED = "cached", "recomputed"
 WALKS: dict[str, type[Walk]] = {CACHED: CachedWalk, RECOMPUTED: RecomputedWalk}
 
@@ -116,7 +125,8 @@ def _measure(setting: Setting, num_rounds: int, done: Callable[[], None]) -> Ite
         **asdict(setting),
         "history": rows.shape[1],
         "ratio": medians[RECOMPUTED] / medians[CACHED],
-        "max_difference": _largest_difference(expected, found),
+        "max_difference": float((expected.interests - found.interests).abs().max()),
+        "identical_lists": share_of_equal_walks(expected, found, decoder, k=NUM_COMPARED),
     }
     for name, taken in samples.items():
         yield Row.of(name, facts, taken)
@@ -126,10 +136,6 @@ def _history(setting: Setting) -> int:
     if setting.task == "interests":
         return setting.max_length - (setting.number - 1)
     return num_real_items(setting.max_length, setting.number)
-
-
-def _largest_difference(expected: Tensor, found: Tensor) -> float:
-    return float((expected - found).abs().max())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from rich.progress import Progress
 
 from recgpt.bench.contenders import TIMEOUT_S, TRITON, open_account, serve
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import served_load
+from recgpt.bench.load import Lists, lists_alone, served_load
 from recgpt.bench.mixed_lengths import (
     PADDED,
     PARTS,
@@ -41,6 +41,7 @@ from recgpt.cli import run_script
 from recgpt.client import RecallClient
 from recgpt.recall.core import PretrainedOnlyWarning
 from recgpt.recall.recaller import Recaller
+from recgpt.types import RecallRequest
 
 QUOTAS = ((10,), (9, 1), (5, 1, 1, 1, 1, 1))
 SERVED_QUOTAS = (9, 1)
@@ -93,7 +94,9 @@ def mixed_lengths(
         Progress(console=console, transient=True, auto_refresh=False) as progress,
     ):
         rows = list(_measure(recallers, histories, quotas, plan, progress))
-    rows += _measure_served(opened, histories, plan, threads)
+        [requests] = draw_mixed(histories, batch=max(plan.batch_sizes), num_batches=1, quotas=SERVED_QUOTAS)
+        expected = lists_alone(recallers[PARTS], requests)
+    rows += _measure_served(opened, requests, expected, plan, threads)
     method = {
         "title": "Requests of different lengths in one call",
         "text": " ".join(METHOD.split()),
@@ -136,8 +139,9 @@ def _measure(
             yield Row.of(name, facts, taken)
 
 
-def _measure_served(bundle: Bundle, histories: Sequence[History], plan: Plan, threads: int) -> list[Row]:
-    [requests] = draw_mixed(histories, batch=max(plan.batch_sizes), num_batches=1, quotas=SERVED_QUOTAS)
+def _measure_served(
+    bundle: Bundle, requests: Sequence[RecallRequest], expected: Lists, plan: Plan, threads: int
+) -> list[Row]:
     with (
         serve(bundle) as url,
         RecallClient(url, bundle=bundle.path, timeout_s=TIMEOUT_S, num_threads=threads) as client,
@@ -151,7 +155,8 @@ def _measure_served(bundle: Bundle, histories: Sequence[History], plan: Plan, th
                 requests,
                 num_clients=num_clients,
                 duration_s=plan.load_s,
-                facts={"num_interests": len(SERVED_QUOTAS), "ratio_to_padded": None, "identical_lists": None},
+                facts={"num_interests": len(SERVED_QUOTAS), "ratio_to_padded": None},
+                expected=expected,
             )
             for num_clients in plan.num_clients
         ]

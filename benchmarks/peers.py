@@ -26,11 +26,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from recgpt.bench.environment import describe_environment
+from recgpt.bench.floor import RecallFloor
 from recgpt.bench.peer import Peer
 from recgpt.bench.peer_rows import EAGER, Contest, Library
 from recgpt.bench.results import Result
 from recgpt.bench.subject import Subject, find_subject
 from recgpt.bench.tables import show_peers
+from recgpt.bench.threads import pin_threads
 from recgpt.cli import run_script
 from recgpt.engine import Engine
 from recgpt.errors import DependencyError
@@ -50,8 +52,11 @@ numbers and end with lists of numbers; a peer takes its own times, so that pipes
 (interests; a peer's hold the scores of all items, of RecTools' recommend the whole call), search, merge (ids).
 ratio_to_eager: the median of our eager PyTorch over the row's; of each peer likewise, by the fastest of its ways;
 ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as ratio_to_replay, but without what makes
-tensors of lists on both sides. identical_lists: share of requests with the items and the order of the same model in
-PyTorch in float32, which is our eager row or the peer's.
+tensors of lists on both sides. floor: one product [B,D]x[D,V] and the 10 best items of 2 B random queries, each by
+the library that was fastest with as many in five trials (Faiss flat, numpy, PyTorch, ONNX Runtime), in float32;
+ratio_to_floor: the row's median over the floor's, which graphs and index that look through 8 bits may fall short of.
+identical_lists: share of requests with the items and the order of the same model in PyTorch in float32, which is our
+eager row or the peer's.
 """
 
 
@@ -96,17 +101,20 @@ def peers(
     rectools: Annotated[Path, typer.Option(help="Python with RecTools.")] = Path("artifacts/rectools/bin/python"),
     recbole: Annotated[Path, typer.Option(help="Python with RecBole.")] = Path("artifacts/recbole/bin/python"),
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/peers.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of every contender.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of every contender, as OPENBLAS_NUM_THREADS.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds: about a minute.")] = False,
 ) -> None:
     """Measures our two-step recall against the one step of libraries that install from PyPI."""
     warnings.simplefilter("ignore", PretrainedOnlyWarning)
     console, environment, plan = Console(), describe_environment(), QUICK if quick else Plan()
+    blas_threads = pin_threads(threads)
     subject = find_subject(bundle, checkpoint, say=console.print)
     sizes = asdict(subject.bundle.manifest.model) | {"batch_sizes": plan.batch_sizes, "num_threads": threads}
     pythons = dict(zip(LIBRARIES, (replay, rectools, recbole), strict=True))
     with ExitStack() as stack, Progress(console=console, transient=True, auto_refresh=False) as progress:
-        contest = Contest(libraries=LIBRARIES, quotas=QUOTAS)
+        vectors = subject.bundle.index(num_threads=threads).vectors()
+        floor = RecallFloor(vectors, num_interests=len(QUOTAS), k=sum(QUOTAS), num_threads=threads)
+        contest = Contest(libraries=LIBRARIES, quotas=QUOTAS, floor=floor)
         _open_ours(contest, stack, subject, threads)
         _open_peers(contest, stack, pythons, sizes)
         rows = [
@@ -124,7 +132,7 @@ def peers(
     method = {
         "title": "Two-step recall against one step of others",
         "text": " ".join(METHOD.split()),
-        "parameters": asdict(plan) | sizes | {"quotas": QUOTAS},
+        "parameters": asdict(plan) | sizes | {"quotas": QUOTAS, "blas_threads": blas_threads},
         "missing": contest.missing,
         "peer_versions": {name: dict(peer.versions) for name, peer in contest.peers.items()},
     }

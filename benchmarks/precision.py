@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import Progress
@@ -27,6 +26,7 @@ from recgpt.bench.interest_rows import TYPICAL_HISTORY, Cell, Effort, measure_ce
 from recgpt.bench.results import Result, Row
 from recgpt.bench.subject import find_subject
 from recgpt.bench.tables import show_precision
+from recgpt.bench.threads import pin_threads
 from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 from recgpt.errors import CheckpointError
@@ -64,15 +64,15 @@ def precision(
     bundle: Annotated[Path | None, typer.Option(help="What export/to_onnx.py wrote; else artifacts/bundle.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Its checkpoint; else looked for beside the bundle.")] = None,
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/precision.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of PyTorch and ONNX Runtime.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each library, as OPENBLAS_NUM_THREADS.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds: less than a minute.")] = False,
 ) -> None:
     """Measures what each precision costs and what it saves."""
     console, environment, plan = Console(), describe_environment(), QUICK if quick else Plan()
+    blas_threads = pin_threads(threads)
     loaded = find_subject(bundle, checkpoint, say=console.print).checkpoint
     if loaded is None:
         raise CheckpointError("no checkpoint of this bundle; all is compared with PyTorch: name it with --checkpoint")
-    torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         bundles = dict(_export(loaded, Path(folder)))
         generators: dict[str, Generate] = {RECOMPUTE: EagerBackend(loaded.decoder, fused=(NUM_INTERESTS,)).interests}
@@ -83,11 +83,11 @@ def precision(
         # Drawn between rounds only: a bar that draws itself would do so while something is timed.
         with Progress(console=console, transient=True, auto_refresh=False) as progress:
             rows = tuple(_measure(generators, bundles, loaded, plan, threads, progress))
-    parameters = {**asdict(plan), **asdict(model_spec(loaded.decoder)), "num_threads": threads}
+    threads_of = {"num_threads": threads, "blas_threads": blas_threads}
     method = {
         "title": f"Precisions, {NUM_INTERESTS} interests",
         "text": " ".join(METHOD.split()),
-        "parameters": parameters,
+        "parameters": {**asdict(plan), **asdict(model_spec(loaded.decoder)), **threads_of},
     }
     result = Result(name="precision", environment=environment, method=method, rows=rows)
     result.save(out)

@@ -19,7 +19,7 @@ from rich.progress import Progress
 
 from recgpt.bench.contenders import EAGER, TRITON, Contenders, draw_batches, open_contenders, serve
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import NS_PER_S, served_load
+from recgpt.bench.load import NS_PER_S, lists_alone, served_load
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.results import Result, Row
 from recgpt.bench.subject import find_subject
@@ -125,6 +125,8 @@ def _measure_calls(contenders: Contenders, bundle: Bundle, plan: Plan, progress:
 def _measure_load(contenders: Contenders, bundle: Bundle, plan: Plan, progress: Progress) -> Iterator[Row]:
     triton = contenders.recallers[TRITON]
     [requests] = draw_batches(bundle, batch=max(plan.batch_sizes), num_batches=1, quotas=QUOTAS)
+    eager = contenders.recallers.get(EAGER)
+    expected = None if eager is None else lists_alone(eager, requests)
     for num_clients in progress.track(plan.num_clients, description="many clients"):
         yield served_load(
             TRITON,
@@ -133,7 +135,8 @@ def _measure_load(contenders: Contenders, bundle: Bundle, plan: Plan, progress: 
             requests,
             num_clients=num_clients,
             duration_s=plan.load_s,
-            facts={"ratio_to_eager": None, "identical_lists": None},
+            facts={"ratio_to_eager": None},
+            expected=expected,
         )
 
 

@@ -22,7 +22,7 @@ from rich.progress import Progress
 from recgpt.bench.contenders import Batch, draw_batches
 from recgpt.bench.environment import describe_environment
 from recgpt.bench.layouts import EMPTY_PYTHON, IN_PROCESS, Layout, open_layouts
-from recgpt.bench.load import run_load, served_load
+from recgpt.bench.load import Lists, lists_alone, run_load, served_load
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.subject import find_subject
 from recgpt.bench.tables import show_serving_layouts
@@ -81,10 +81,11 @@ def serving_layouts(
         # Drawn between rounds only: a bar that draws itself would do so while something is timed.
         Progress(console=console, transient=True, auto_refresh=False) as progress,
     ):
-        agreement = _agreement(layouts, batches[: plan.num_compared])
+        expected = lists_alone(layouts[IN_PROCESS].recaller, [request for [request] in batches])
+        agreement = _agreement(layouts, batches[: plan.num_compared], expected[: plan.num_compared])
         rows = [
             *_measure_calls(layouts, batches, agreement, plan, progress),
-            *_measure_load(layouts, batches, agreement, plan, progress),
+            *_measure_load(layouts, batches, expected, plan, progress),
         ]
     result = Result(
         name="serving_layouts",
@@ -97,9 +98,8 @@ def serving_layouts(
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
-def _agreement(layouts: Mapping[str, Layout], batches: Sequence[Batch]) -> dict[str, Fact]:
+def _agreement(layouts: Mapping[str, Layout], batches: Sequence[Batch], expected: Lists) -> dict[str, Fact]:
     """Share of requests for which each layout gives the engine's list; None of those that recall nothing."""
-    expected = [answer.item_ids for answer in layouts[IN_PROCESS].lists(batches)]
     agreement: dict[str, Fact] = {}
     for name, layout in layouts.items():
         if layout.recalls:
@@ -140,7 +140,7 @@ def _case(layout: Layout, batches: Sequence[Batch]) -> Case:
 def _measure_load(
     layouts: Mapping[str, Layout],
     batches: Sequence[Batch],
-    agreement: Mapping[str, Fact],
+    engines: Lists,
     plan: Plan,
     progress: Progress,
 ) -> Iterator[Row]:
@@ -148,15 +148,24 @@ def _measure_load(
     settings = [(number, name) for number in plan.num_clients for name in layouts]
     for num_clients, name in progress.track(settings, description="many clients"):
         recaller, account = layouts[name].recaller, layouts[name].account
-        facts: dict[str, Fact] = {"mode": "load", "identical_lists": agreement.get(name)}
+        expected = engines if layouts[name].recalls else None
+        facts: dict[str, Fact] = {"mode": "load"}
         if account is not None:
             yield served_load(
-                name, recaller, account, requests, num_clients=num_clients, duration_s=plan.load_s, facts=facts
+                name,
+                recaller,
+                account,
+                requests,
+                num_clients=num_clients,
+                duration_s=plan.load_s,
+                facts=facts,
+                expected=expected,
             )
             continue
         load = run_load(recaller, requests, num_clients=num_clients, duration_s=plan.load_s)
         throughput = len(load.samples_ns) / (load.duration_ns / NS_PER_S)
         found = {"batch": 1, "clients": num_clients, "throughput": throughput, **facts}
+        found |= {"identical_lists": load.identical_lists(expected)}
         yield Row(name=name, facts=found, samples_ns=load.samples_ns)
 
 

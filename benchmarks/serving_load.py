@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any
 
 import typer
@@ -30,8 +31,9 @@ from recgpt.bench.layouts import (
     open_accounts,
     serve_layouts,
 )
+from recgpt.bench.load import Lists, lists_alone
 from recgpt.bench.load_report import highest_fact, show_serving_load
-from recgpt.bench.load_rows import LIMIT_MS, ONE, Lists, judge
+from recgpt.bench.load_rows import LIMIT_MS, ONE, judge
 from recgpt.bench.load_run import Effort, LayoutLoad, generator_alone
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.sessions import click_requests
@@ -39,7 +41,6 @@ from recgpt.bench.timing import Sample, interleave
 from recgpt.bundle import MANIFEST, Bundle
 from recgpt.cli import run_script
 from recgpt.serving.server import TritonServer
-from recgpt.types import RecallRequest
 
 QUOTAS = (9, 1)
 LAYOUTS = (CLIENT_INDEX, GRAPH, ENGINE)
@@ -153,12 +154,12 @@ class _Catalogue:
                 self._bundle, server.url, num_interests=NUM_INTERESTS, num_threads=self._num_threads
             ) as layouts:
                 chosen = {name: layouts[name] for name in (IN_PROCESS, *LAYOUTS)}
-                alone = {name: _lists(layout, self._requests) for name, layout in chosen.items()}
-                yield from self._single_calls({**chosen, EMPTY_PYTHON: layouts[EMPTY_PYTHON]})
+                alone = {name: lists_alone(layout.recaller, self._requests) for name, layout in chosen.items()}
+                yield from self._single_calls({**chosen, EMPTY_PYTHON: layouts[EMPTY_PYTHON]}, alone)
             # The engine in process is gone before the load comes.
             yield from asyncio.run(self._under_load(server, alone))
 
-    def _single_calls(self, layouts: Mapping[str, Layout]) -> Iterator[Row]:
+    def _single_calls(self, layouts: Mapping[str, Layout], alone: Mapping[str, Lists]) -> Iterator[Row]:
         def call(layout: Layout, number: int) -> Sample:
             request = self._requests[number % len(self._requests)]
             started = time.perf_counter_ns()
@@ -173,7 +174,11 @@ class _Catalogue:
         rows = [Row.of(name, {"mode": ONE, "num_items": self._num_items}, taken) for name, taken in samples.items()]
         floor = next(row.latency_ms["p50"] for row in rows if row.name == IN_PROCESS)
         for row in rows:
-            facts = {**row.facts, "overhead_ms": row.latency_ms["p50"] - floor}
+            facts = {
+                **row.facts,
+                "overhead_ms": row.latency_ms["p50"] - floor,
+                "identical_lists": _share_equal(alone.get(row.name), alone[IN_PROCESS]),
+            }
             yield Row(name=row.name, facts=facts, samples_ns=row.samples_ns)
 
     async def _under_load(self, server: TritonServer, alone: Mapping[str, Lists]) -> list[Row]:
@@ -198,8 +203,8 @@ class _Catalogue:
         return rows
 
 
-def _lists(layout: Layout, requests: Sequence[RecallRequest]) -> Lists:
-    return [answer.item_ids for answer in layout.lists([[request] for request in requests])]
+def _share_equal(lists: Lists | None, expected: Lists) -> float | None:
+    return None if lists is None else fmean(one == other for one, other in zip(lists, expected, strict=True))
 
 
 if __name__ == "__main__":

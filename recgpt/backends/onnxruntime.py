@@ -22,6 +22,7 @@ from recgpt.backends.tensors import (
 )
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
+from recgpt.recall.onnx_bytes import release_bytes
 from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec, recall_spec
 
 CPU = "CPUExecutionProvider"
@@ -135,6 +136,7 @@ class OnnxRuntimeBackend(GraphBackend):
             exact = [(provider, dict(EXACT)) if provider == CUDA else provider for provider in providers]
             # By its bytes: whatever a made-up file says, ONNX Runtime then reads no other one.
             session = self._ort.InferenceSession(Path(path).read_bytes(), options, providers=exact)
+            release_bytes(session)
         except self._ort_errors as error:
             raise BundleError(
                 f"{path}: ONNX Runtime cannot load the graph; export the checkpoint again: {error}"

@@ -11,7 +11,7 @@ from statistics import geometric_mean, median
 import numpy as np
 
 from recgpt.backends.base import Tokens
-from recgpt.bench.floor import Product, products, time_products
+from recgpt.bench.floor import FLOOR, Product, products, time_products
 from recgpt.bench.interest_contenders import FUSED, RECOMPUTE, Generate, draw_tokens, time_generate
 from recgpt.bench.results import Fact, Row
 from recgpt.bench.timing import Case, Sample, interleave
@@ -19,7 +19,6 @@ from recgpt.eager import item_matrix
 from recgpt.graphs.parity import compare_interests
 from recgpt.model.checkpoint import Checkpoint
 
-FLOOR = "floor: "
 TYPICAL_HISTORY = 9
 LARGE_BATCH = 32
 

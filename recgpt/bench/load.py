@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from statistics import fmean
 
 from recgpt.bench.results import Fact, Row
 from recgpt.bench.server_statistics import ServerAccount
 from recgpt.one_hop.answering import Recalls
-from recgpt.types import RecallRequest
+from recgpt.types import ItemId, RecallRequest
 
 # Threads start within milliseconds; this only keeps one that fails to from holding the others for ever.
 START_S = 30.0
 NS_PER_S = 1e9
+
+Lists = Sequence[tuple[ItemId, ...]]
+"""What is recalled for each request alone, by its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,11 +28,22 @@ class Load:
 
     Attributes:
         samples_ns: latency of every request, client after client.
+        answers: of the same requests, the place of each and the items that came; none where nothing is recalled.
         duration_ns: from the common start to the last answer.
     """
 
     samples_ns: tuple[int, ...]
+    answers: tuple[tuple[int, tuple[ItemId, ...]], ...]
     duration_ns: int
+
+    def identical_lists(self, expected: Lists | None) -> float | None:
+        """Share of answers that are the expected lists, order included; None where none are expected."""
+        return None if expected is None else fmean(items == expected[place] for place, items in self.answers)
+
+
+def lists_alone(recaller: Recalls, requests: Iterable[RecallRequest]) -> Lists:
+    """Recalls each request by a call of its own."""
+    return [recaller.recall_many([request])[0].item_ids for request in requests]
 
 
 def run_load(
@@ -48,7 +63,7 @@ def run_load(
             for and counted.
 
     Returns:
-        All latencies. An error of any request is raised.
+        All latencies and answers. An error of any request is raised.
     """
     started = 0
 
@@ -60,26 +75,31 @@ def run_load(
     start = threading.Barrier(num_clients + 1, action=mark, timeout=START_S)
     stop = threading.Event()
 
-    def client(number: int) -> list[int]:
-        samples = []
-        position = number * len(requests) // num_clients
+    def client(number: int) -> list[tuple[int, int, tuple[ItemId, ...]]]:
+        seen = []
+        place = number * len(requests) // num_clients
         start.wait()
         while True:
             sent = time.perf_counter_ns()
-            recaller.recall_many([requests[position % len(requests)]])
-            samples.append(time.perf_counter_ns() - sent)
-            position += 1
+            found = recaller.recall_many([requests[place]])
+            took = time.perf_counter_ns() - sent
+            seen.append((took, place, found[0].item_ids if found else ()))
+            place = (place + 1) % len(requests)
             if stop.is_set():
-                return samples
+                return seen
 
     with ThreadPoolExecutor(num_clients) as pool:
         running = [pool.submit(client, number) for number in range(num_clients)]
         start.wait()
         stop.wait(duration_s)
         stop.set()
-        samples = [sample for future in running for sample in future.result()]
+        seen = [one for future in running for one in future.result()]
         duration = time.perf_counter_ns() - started
-    return Load(samples_ns=tuple(samples), duration_ns=duration)
+    return Load(
+        samples_ns=tuple(took for took, _, _ in seen),
+        answers=tuple((place, items) for _, place, items in seen),
+        duration_ns=duration,
+    )
 
 
 def served_load(
@@ -91,6 +111,7 @@ def served_load(
     num_clients: int,
     duration_s: float,
     facts: Mapping[str, Fact],
+    expected: Lists | None,
 ) -> Row:
     """Puts a server under load and makes a row of it, with the server's own count of rows and of runs of the graph.
 
@@ -102,6 +123,7 @@ def served_load(
         num_clients: as for ``run_load``.
         duration_s: as for ``run_load``.
         facts: more to put into the row.
+        expected: that ``identical_lists`` of the row is held against; None if nothing is recalled, or nothing known.
     """
     before = account.read()
     load = run_load(recaller, requests, num_clients=num_clients, duration_s=duration_s)
@@ -111,6 +133,7 @@ def served_load(
         "clients": num_clients,
         "throughput": len(load.samples_ns) / (load.duration_ns / NS_PER_S),
         **facts,
+        "identical_lists": load.identical_lists(expected),
         "num_inferences": server.num_inferences,
         "num_executions": server.num_executions,
     }

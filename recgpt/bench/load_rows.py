@@ -12,11 +12,10 @@ import numpy as np
 
 from recgpt.backends.triton_rpc import ModelStatistics
 from recgpt.bench.layouts import EMPTY_PYTHON, ENGINE
-from recgpt.bench.load import NS_PER_S
+from recgpt.bench.load import NS_PER_S, Lists
 from recgpt.bench.open_loop import Asked, Run
 from recgpt.bench.results import Fact, Row
 from recgpt.bench.timing import NS_PER_MS, percentiles_ms
-from recgpt.types import ItemId
 
 SERVER, OFFLINE, ONE, ALONE = "server", "offline", "one request", "generator alone"
 """Modes of rows: LoadGen's two scenarios, single calls in turn, and LoadGen with nobody behind it."""
@@ -26,9 +25,6 @@ STAGES = ("generator", "client", "search", "network", "queue", "compute")
 
 # Latencies of a run that go into the JSON; hundreds of thousands would make megabytes.
 NUM_KEPT = 1000
-
-Lists = Sequence[tuple[ItemId, ...]]
-"""What is recalled for each request alone, by its place."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from recgpt.asking import drive_async
-from recgpt.bench.load_rows import ALONE, LIMIT_MS, OFFLINE, SERVER, Lists, Used, group_cpu_s, load_row, meets
+from recgpt.bench.load import Lists
+from recgpt.bench.load_rows import ALONE, LIMIT_MS, OFFLINE, SERVER, Used, group_cpu_s, load_row, meets
 from recgpt.bench.open_loop import AsyncRecall, Run, offline, serve
 from recgpt.bench.rate_search import Bracket, search_rate
 from recgpt.bench.results import Fact, Row

@@ -13,6 +13,7 @@ from recgpt.backends.base import InterestsOutput, Tokens
 from recgpt.backends.graph_backend import GraphBackend
 from recgpt.backends.lengths import RunCost
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.bench.load import lists_alone
 from recgpt.bench.stages import time_recall
 from recgpt.bench.timing import Case, Sample
 from recgpt.bundle import Bundle
@@ -112,8 +113,8 @@ def _time_single(recaller: Recaller, requests: Sequence[RecallRequest]) -> Sampl
 def share_of_equal_lists(recaller: Recaller, reference: Recaller, batches: Sequence[Sequence[RecallRequest]]) -> float:
     """Share of requests for which a batched call gives the items, in order, of ``reference`` asked one by one."""
     equal = [
-        together.item_ids == reference.recall_many([request])[0].item_ids
+        together.item_ids == alone
         for batch in batches
-        for together, request in zip(recaller.recall_many(batch), batch, strict=True)
+        for together, alone in zip(recaller.recall_many(batch), lists_alone(reference, batch), strict=True)
     ]
     return float(np.mean(equal))

@@ -11,6 +11,7 @@ import numpy as np
 from rich.progress import Progress
 
 from recgpt.bench.contenders import Batch, draw_batches
+from recgpt.bench.floor import RecallFloor
 from recgpt.bench.peer import Peer
 from recgpt.bench.results import Fact, Row
 from recgpt.bench.stages import time_recall
@@ -49,6 +50,7 @@ class Contest:
     Attributes:
         libraries: the peers that may be, by name.
         quotas: of our steps; peers recall as many items in one.
+        floor: of recall by these quotas.
         ours: by the name of the row; ``EAGER`` where there is a checkpoint.
         peers: by the name of the library.
         missing: names of either kind, and why they are not there.
@@ -56,6 +58,7 @@ class Contest:
 
     libraries: Mapping[str, Library]
     quotas: tuple[int, ...]
+    floor: RecallFloor
     ours: dict[str, Recalls] = field(default_factory=dict)
     peers: dict[str, Peer] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
@@ -63,7 +66,7 @@ class Contest:
     def measure(
         self, bundle: Bundle, *, batch: int, num_rounds: int, num_warmup: int, num_compared: int, progress: Progress
     ) -> list[Row]:
-        """A row a contender.
+        """A row a contender, and one of the floor.
 
         Args:
             bundle: of ours; its examples are what everyone is asked.
@@ -79,9 +82,11 @@ class Contest:
         histories = [[to_rows(request.history)[-window:].tolist() for request in requests] for requests in batches]
         task = progress.add_task(f"batch {batch}", total=num_rounds + num_warmup)
         done: Callable[[], None] = partial(progress.update, task, advance=1, refresh=True)
-        samples = interleave(self._cases(batches, histories), num_rounds=num_rounds, num_warmup=num_warmup, done=done)
+        floor, floor_case = self.floor.case(batch)
+        cases = self._cases(batches, histories) | {floor: floor_case}
+        samples = interleave(cases, num_rounds=num_rounds, num_warmup=num_warmup, done=done)
         identical = self._identical_lists(batches[:num_compared], histories[:num_compared])
-        ratios = self._ratios(samples)
+        ratios = self._ratios(samples, floor)
         return [
             Row.of(
                 name,
@@ -103,8 +108,11 @@ class Contest:
             cases |= {row: _peer_case(peer, way, histories, sum(self.quotas)) for way, row in rows.items()}
         return cases
 
-    def _ratios(self, samples: Mapping[str, Sequence[Sample]]) -> dict[str, dict[str, Fact]]:
-        """Of each row: how many times as fast as our eager PyTorch and as each peer's fastest; None without these."""
+    def _ratios(self, samples: Mapping[str, Sequence[Sample]], floor: str) -> dict[str, dict[str, Fact]]:
+        """Of each row: how many times as fast as our eager PyTorch and as each peer's fastest; None without these.
+
+        And how many times as long as the floor it took.
+        """
         total = {name: median(sample.total_ns for sample in taken) for name, taken in samples.items()}
         rest = {name: median(_after_encode(sample) for sample in taken) for name, taken in samples.items()}
         times = [("ratio_to_eager", total, [EAGER] if EAGER in self.ours else [])]
@@ -115,7 +123,10 @@ class Contest:
                 times.append((f"ratio_to_{name.lower()}_float32", total, library.exact_rows() if is_there else []))
                 times.append(("ratio_after_encode", rest, rows if is_there else []))
         return {
-            name: {fact: min(took[row] for row in rows) / took[name] if rows else None for fact, took, rows in times}
+            name: {
+                "ratio_to_floor": total[name] / total[floor],
+                **{fact: min(took[row] for row in rows) / took[name] if rows else None for fact, took, rows in times},
+            }
             for name in samples
         }
 
@@ -151,4 +162,4 @@ def _peer_case(peer: Peer, way: str, histories: Sequence[Histories], k: int) -> 
 
 
 def _after_encode(sample: Sample) -> int:
-    return sample.total_ns - sample.stages_ns["encode"]
+    return sample.total_ns - sample.stages_ns.get("encode", 0)

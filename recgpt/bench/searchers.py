@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 import onnxruntime
 
+from recgpt.bench.topk import TopKIndex
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.onnx_bytes import Node, Tensor, write_graph
 from recgpt.types import Float32Array, Int64Array
@@ -22,21 +23,27 @@ _BLOCK = 16
 
 
 def searchers(vectors: Float32Array, *, num_threads: int) -> Mapping[str, Search]:
-    """Every way over item vectors (V, D), by its name; numpy's takes the threads that the process gives its BLAS."""
-    faiss.omp_set_num_threads(num_threads)
-    index = ItemIndex.build(np.concatenate([np.zeros_like(vectors[:1]), vectors]), num_threads=num_threads)
+    """Every way over item vectors (V, D), by its name.
 
-    def by_item_index(queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
-        rows, scores = index.search(queries, k)
-        return rows - 1, scores
-
+    ONNX Runtime and ``ItemIndex`` take their threads from here, the others from the process: see ``pin_threads``.
+    """
+    matrix = np.concatenate([np.zeros_like(vectors[:1]), vectors])
     return {
         FAISS: _faiss_search(vectors, least_reservoir=100),  # as Faiss comes
         "Faiss flat, reservoir": _faiss_search(vectors, least_reservoir=1),
         "ONNX Runtime, float32 and TopK": _onnx_search(vectors, num_threads=num_threads),
         "numpy, argpartition": lambda queries, k: _numpy_search(vectors, queries, k),
-        SCAN: by_item_index,
+        "torch, topk": _index_search(TopKIndex.build(matrix, num_threads=num_threads)),
+        SCAN: _index_search(ItemIndex.build(matrix, num_threads=num_threads)),
     }
+
+
+def _index_search(index: ItemIndex) -> Search:
+    def search(queries: Float32Array, k: int) -> tuple[Int64Array, Float32Array]:
+        rows, scores = index.search(queries, k)
+        return rows - 1, scores
+
+    return search
 
 
 def _faiss_search(vectors: Float32Array, *, least_reservoir: int) -> Search:

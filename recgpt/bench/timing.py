@@ -1,4 +1,4 @@
-"""Samples in interleaved rounds: A B C A B C. What slows the machine for a while slows every case alike.
+"""Samples in interleaved rounds: A B C, B C A. What slows the machine for a while slows every case alike.
 
 Knows callables that time themselves; not what they do.
 """
@@ -34,7 +34,9 @@ Case = Callable[[int], Sample]
 def interleave(
     cases: Mapping[str, Case], *, num_rounds: int, num_warmup: int, done: Callable[[], None] = lambda: None
 ) -> dict[str, list[Sample]]:
-    """Calls every case once a round, in the same order.
+    """Calls every case once a round, in the same circle, each round from one case later.
+
+    So each is called first, last and in between equally often, and what a place in the round gives or takes evens out.
 
     Args:
         cases: name -> what to call.
@@ -46,9 +48,11 @@ def interleave(
         name -> ``num_rounds`` samples in the order they were taken.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
+    circle = list(cases)
     for number in range(-num_warmup, num_rounds):
-        for name, case in cases.items():
-            sample = case(max(number, 0))
+        first = number % max(len(circle), 1)
+        for name in circle[first:] + circle[:first]:
+            sample = cases[name](max(number, 0))
             if number >= 0:
                 samples[name].append(sample)
         done()

@@ -5,6 +5,8 @@ All rows of a batch are equally long and nothing is excluded: this is about time
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -60,31 +62,50 @@ Walk = CachedWalk | RecomputedWalk
 """Either of the two; what they compute is the same up to rounding."""
 
 
+class Walked(NamedTuple):
+    """Where a batch of B walks came, and by which items: interests (B, J, D) and generated rows (B, G) int64."""
+
+    interests: Tensor
+    generated: Tensor
+
+
 @torch.inference_mode()
-def walk_interests(walk_class: type[Walk], decoder: Decoder, rows: Tensor, number: int) -> Tensor:
-    """J interests of histories (B, T), each step's best item fed back: (B, J, D)."""
+def walk_interests(walk_class: type[Walk], decoder: Decoder, rows: Tensor, number: int) -> Walked:
+    """J interests of histories (B, T), each step's best item fed back; G = J - 1."""
     walk = walk_class(decoder, rows)
-    interests = [walk.interest]
+    interests, generated = [walk.interest], [rows[:, :0]]
     for _ in range(1, number):
-        walk.feed(_best(decoder, walk.interest), [PROMPT])
+        generated.append(_best(decoder, walk.interest))
+        walk.feed(generated[-1], [PROMPT])
         interests.append(walk.interest)
-    return torch.stack(interests, dim=1)
+    return Walked(torch.stack(interests, dim=1), torch.cat(generated, dim=1))
 
 
 @torch.inference_mode()
-def walk_prompts(walk_class: type[Walk], decoder: Decoder, rows: Tensor, number: int) -> Tensor:
-    """The interest (B, D) after histories (B, n) into which K generated prompts are put before each item but the first.
+def walk_prompts(walk_class: type[Walk], decoder: Decoder, rows: Tensor, number: int) -> Walked:
+    """The interest after histories (B, n) into which K >= 1 generated prompts are put before each item but the first.
 
-    Source: Algorithm 1 of the paper (arXiv 2404.08675), at request time.
+    J = 1 and G = (n - 1) K. Source: Algorithm 1 of the paper (arXiv 2404.08675), at request time.
     """
     walk = walk_class(decoder, rows[:, :1])
+    generated = [rows[:, :0]]
     for real in range(1, rows.shape[1]):
         for _ in range(number - 1):
-            walk.feed(_best(decoder, walk.interest), [PROMPT])
+            generated.append(_best(decoder, walk.interest))
+            walk.feed(generated[-1], [PROMPT])
         # The real item goes in together with the last generated one.
-        pair = torch.cat([_best(decoder, walk.interest), rows[:, real : real + 1]], dim=1)
-        walk.feed(pair, [PROMPT, BEHAVIOUR])
-    return walk.interest
+        generated.append(_best(decoder, walk.interest))
+        walk.feed(torch.cat([generated[-1], rows[:, real : real + 1]], dim=1), [PROMPT, BEHAVIOUR])
+    return Walked(walk.interest[:, None], torch.cat(generated, dim=1))
+
+
+@torch.inference_mode()
+def share_of_equal_walks(expected: Walked, found: Walked, decoder: Decoder, *, k: int) -> float:
+    """Share of rows with the same generated items, and the same k best items of every interest in the same order."""
+    best = [(walked.interests @ decoder.item_matrix.T).topk(k, dim=2).indices for walked in (expected, found)]
+    same_lists = (best[0] == best[1]).flatten(1).all(dim=1)
+    same_items = (expected.generated == found.generated).all(dim=1)
+    return float((same_lists & same_items).float().mean())
 
 
 def _best(decoder: Decoder, interest: Tensor) -> Tensor:

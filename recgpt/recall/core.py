@@ -188,9 +188,10 @@ class RecallCore:
         if any(_is_confined(request) for request in requests):
             return Layout.FUSED
         most = self._recalls.get(group.num_interests, 0)
-        has_graph = group.merge == "quotas" and max(sum(request.quotas) for request in requests) <= most
+        k = max(sum(request.quotas) for request in requests)
+        has_graph = group.merge == "quotas" and k <= most
         return self._layout.choose(
-            self.index.num_items, len(requests), is_exact=self.index.is_exact, has_graph=has_graph
+            self.index.num_items, len(requests), k, is_exact=self.index.is_exact, has_graph=has_graph
         )
 
     def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[_Lists]:

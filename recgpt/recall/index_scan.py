@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.extras import require
-from recgpt.recall.onnx_bytes import Node, Tensor, write_graph
+from recgpt.recall.onnx_bytes import Node, Tensor, release_bytes, write_graph
 from recgpt.types import Float32Array, Int64Array
 
 # Queries use 7 bits around this zero: with 8, processors without VNNI instructions overflow.
@@ -201,4 +201,6 @@ def _session(matrix: NDArray[np.int8], num_whole: int, num_threads: int) -> Any:
     # Threads that spin while they wait take the cores from the model and from other requests.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     content = write_graph(nodes, constants, inputs, outputs)
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    release_bytes(session)
+    return session

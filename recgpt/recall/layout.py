@@ -27,12 +27,13 @@ class Layout(StrEnum):
         """Whether it is GRAPH for any request; arguments as of ``choose``."""
         return self is Layout.GRAPH or (self is Layout.AUTO and is_exact and num_items < GRAPH_BELOW)
 
-    def choose(self, num_items: int, batch: int, *, is_exact: bool, has_graph: bool) -> Layout:
+    def choose(self, num_items: int, batch: int, k: int, *, is_exact: bool, has_graph: bool) -> Layout:
         """The layout for a batch of so many requests.
 
         Args:
             num_items: that can be found.
             batch: how many requests.
+            k: items in the longest list that is asked for.
             is_exact: whether the index misses nothing; AUTO searches an approximate one always in the loop.
             has_graph: whether there is a graph that can answer these requests.
         """
@@ -40,20 +41,21 @@ class Layout(StrEnum):
             return Layout.FUSED
         if self is not Layout.AUTO:
             return self
-        if has_graph and batch <= GRAPH_UP_TO and self.may_use_graph(num_items, is_exact=is_exact):
+        if has_graph and (batch <= GRAPH_UP_TO or k >= LONG_LIST) and self.may_use_graph(num_items, is_exact=is_exact):
             return Layout.GRAPH
         least = min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
 
 
-GRAPH_UP_TO, GRAPH_BELOW = 4, 30_000
-"""One graph is the fastest for so many requests over fewer items than these: for lists of a hundred by the rows of
-benchmarks/results/catalogue_growth.json; for lists of ten, by those of recall_latency.json, it is not on batches of
-8."""
+GRAPH_UP_TO, LONG_LIST, GRAPH_BELOW = 4, 100, 30_000
+"""Over fewer items than the last, one graph is the fastest for so many requests, and for any number of lists as long as
+those of benchmarks/results/catalogue_growth.json. It looks up as many items for a short list as for a long one, the
+index fewer: for lists of ten, by the rows of recall_latency.json, it is behind on batches of 8."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 8))
-"""From so many items on, the loop is faster from so many requests on. ``crossover`` in the method of
-benchmarks/results/catalogue_growth.json says from which measured sizes; these lie between them."""
+"""From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of
+catalogue_growth.json. Over 10,000 items it is behind by a fifth on batches of 32 with two threads and hardly ahead with
+one, so that it is taken beyond them."""
 
 APPROXIMATE_FROM = 500_000
 """From about so many items on, two exact searches of one request take more than the 10 ms that an answer may take on

@@ -49,6 +49,15 @@ class Tensor:
     axes: Sequence[str | int]
 
 
+def release_bytes(session: Any) -> None:
+    """Lets go of the file that a session of ONNX Runtime was made of: as many bytes as all that it computes with.
+
+    It keeps them to begin again on another execution provider, and is left them where it has one.
+    """
+    if session.get_providers() == ["CPUExecutionProvider"]:
+        session._model_bytes = None
+
+
 def write_graph(
     nodes: Sequence[Node], constants: Mapping[str, NDArray[Any]], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
 ) -> bytes:

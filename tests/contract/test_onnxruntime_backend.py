@@ -119,6 +119,12 @@ def test_an_item_matrix_of_another_shape_is_refused(graphs, spec, shape):
         OnnxRuntimeBackend(graphs, spec, providers=[CPU], item_matrix=np.zeros(shape, dtype=np.float32))
 
 
+def test_no_session_keeps_the_bytes_of_its_file(graphs, spec):
+    for session in OnnxRuntimeBackend(graphs, spec, providers=[CPU])._sessions.values():
+        assert session.get_providers() == [CPU]
+        assert not [name for name, value in vars(session).items() if isinstance(value, bytes)]
+
+
 def test_a_graph_with_other_tensors_is_refused(graphs, spec, tmp_path):
     with pytest.raises(BundleError, match="inputs"):
         OnnxRuntimeBackend({**graphs, "decode": graphs["prefill"]}, spec)

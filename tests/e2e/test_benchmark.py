@@ -85,6 +85,7 @@ def test_the_server_counts_the_requests_of_many_clients(result):
     for row in loads:
         assert row.facts["num_inferences"] == len(row.samples_ns)
         assert 1 <= row.facts["num_executions"] <= row.facts["num_inferences"]
+        assert row.facts["identical_lists"] >= MIN_IDENTICAL
 
 
 def test_machine_and_method_are_stated(result):

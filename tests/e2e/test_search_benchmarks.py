@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,17 @@ from tiny_model import Export
 from recgpt.bench.peers_report import peers
 from recgpt.bench.report_losses import not_measured
 from recgpt.bench.results import Result
+from recgpt.bench.threads import NUMPY
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def run(script: str, folder: Path, *arguments: object) -> str:
     command = [sys.executable, str(BENCHMARKS / script), "--quick", *map(str, arguments)]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
+    environment = os.environ | {NUMPY: "1"}
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=environment
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
 
@@ -24,7 +29,9 @@ def run(script: str, folder: Path, *arguments: object) -> str:
 def test_item_search_measures_every_way_and_all_find_the_same(tmp_path: Path) -> None:
     said = run("item_search.py", tmp_path, "--out", "item_search.json")
     assert "wrote item_search.json" in said
-    rows = Result.load(tmp_path / "item_search.json").rows
+    result = Result.load(tmp_path / "item_search.json")
+    assert result.method["parameters"]["blas_threads"] == {"torch": 1, "faiss": 1, "numpy": 1}
+    rows = result.rows
     assert {(row.facts["num_queries"], row.facts["k"]) for row in rows} == {
         (queries, k) for queries in (1, 2, 4, 8, 64, 512) for k in (10, 50)
     }
@@ -44,12 +51,15 @@ def test_peers_says_who_is_missing_and_why_and_measures_ours(export: Export, tmp
     assert "artifacts/rectools/bin/python is missing" in result.method["missing"]["RecTools"]
     assert all(f"{name} was not measured" in said for name in result.method["missing"])
     ours = ["eager PyTorch and topk", "fused", "index", "graph", "auto"]
-    assert [row.name for row in result.rows] == [f"recgpt, {way} (2 steps)" for way in ours] * 3
-    for row in result.rows:
-        assert row.facts["identical_lists"] == 1.0
-        assert row.facts["ratio_to_replay"] is None
-        eager = next(other for other in result.rows if other.facts["batch"] == row.facts["batch"])
-        assert row.facts["ratio_to_eager"] == pytest.approx(eager.latency_ms["p50"] / row.latency_ms["p50"])
+    for rows in result.calls_by_batch().values():
+        eager, *_, floor = rows
+        assert [row.name for row in rows[:-1]] == [f"recgpt, {way} (2 steps)" for way in ours]
+        assert floor.name.startswith("floor: ")
+        for row in rows:
+            assert row.facts["identical_lists"] == (None if row is floor else 1.0)
+            assert row.facts["ratio_to_replay"] is None
+            assert row.facts["ratio_to_eager"] == pytest.approx(eager.latency_ms["p50"] / row.latency_ms["p50"])
+            assert row.facts["ratio_to_floor"] == pytest.approx(row.latency_ms["p50"] / floor.latency_ms["p50"])
     section = peers(result, tmp_path)
     assert section.plots[0].read_bytes().startswith(b"\x89PNG")
     assert len(list(not_measured(result))) == 3

@@ -6,17 +6,19 @@ import json
 import re
 
 import pytest
+import torch
 from rich.console import Console
 from toy_model import ToyModel
 
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.load import run_load
+from recgpt.bench.load import lists_alone, run_load
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.results import Result, Row
 from recgpt.bench.stages import STAGES, time_recall
 from recgpt.bench.tables import show_recall_latency, significant
+from recgpt.bench.threads import NUMPY, pin_threads
 from recgpt.bench.timing import Sample, interleave, percentiles_ms
-from recgpt.errors import DataError, OutputError, ShortfallError
+from recgpt.errors import ConfigError, DataError, OutputError, ShortfallError
 from recgpt.types import RecallRequest
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -53,7 +55,7 @@ def test_percentiles_are_milliseconds_between_the_samples():
     assert percentiles_ms([3_000_000]) == {"p50": 3.0, "p90": 3.0, "p99": 3.0}
 
 
-def test_rounds_interleave_and_warm_up_is_thrown_away():
+def test_rounds_interleave_each_from_one_case_later_and_warm_up_is_thrown_away():
     calls = []
 
     def case(name: str):
@@ -63,10 +65,16 @@ def test_rounds_interleave_and_warm_up_is_thrown_away():
 
         return call
 
-    samples = interleave({"a": case("a"), "b": case("b")}, num_rounds=2, num_warmup=1)
-    assert calls == [("a", 0), ("b", 0), ("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert [sample.total_ns for sample in samples["a"]] == [3, 5]
-    assert [sample.total_ns for sample in samples["b"]] == [4, 6]
+    samples = interleave({name: case(name) for name in "abc"}, num_rounds=3, num_warmup=1)
+    order = ["".join(name for name, _ in calls[start : start + 3]) for start in range(0, 12, 3)]
+    assert order == ["cab", "abc", "bca", "cab"]
+    assert [number for _, number in calls] == [0] * 6 + [1] * 3 + [2] * 3
+    # Of the rounds that count, every case had every place once.
+    assert {name: [sample.total_ns for sample in taken] for name, taken in samples.items()} == {
+        "a": [4, 9, 11],
+        "b": [5, 7, 12],
+        "c": [6, 8, 10],
+    }
 
 
 def test_json_round_trip_keeps_every_sample_and_fact(tmp_path):
@@ -129,6 +137,20 @@ def test_three_digits_are_shown():
     ]
 
 
+def test_threads_are_the_same_for_every_library_or_nothing_is_measured(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv(NUMPY, "1")
+    try:
+        assert pin_threads(1) == {"torch": 1, "faiss": 1, "numpy": 1}
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ConfigError, match=f"{NUMPY} is 1: expected 3"):
+        pin_threads(3)
+    monkeypatch.delenv(NUMPY)
+    with pytest.raises(ConfigError, match=f"{NUMPY} is not set: expected 1"):
+        pin_threads(1)
+
+
 def test_environment_names_machine_and_versions():
     found = describe_environment()
     assert found["num_cores"] >= 1
@@ -146,6 +168,14 @@ def test_load_times_every_request_of_every_client():
     assert load.duration_ns >= 0.1e9
     # Two clients, each busy or waiting for the other all the time.
     assert sum(load.samples_ns) <= 2 * load.duration_ns
+    expected = lists_alone(ToyModel().recaller(), requests)
+    assert load.identical_lists(expected) == 1.0
+    # The second client begins with the third request.
+    assert {0, 2} <= {place for place, _ in load.answers}
+    wrong = [*expected[:2], expected[2][::-1], expected[3]]
+    share = sum(place == 2 for place, _ in load.answers) / len(load.answers)
+    assert load.identical_lists(wrong) == pytest.approx(1 - share)
+    assert load.identical_lists(None) is None
 
 
 def test_load_raises_what_a_client_met():

@@ -8,12 +8,14 @@ import pytest
 from recgpt.bench.catalogues import item_vectors, query_vectors
 from recgpt.bench.growth import REFERENCE, WAYS, Grown, Way, grown_precision, ways
 from recgpt.bench.growth_report import crossover
-from recgpt.bench.results import Row
+from recgpt.bench.results import Fact, Result, Row
 from recgpt.errors import ConfigError
 from recgpt.graphs.onnx_writer import Precision
 from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.index_fit import FOUND
 from recgpt.recall.layout import Layout
 
+GROWTH = Path(__file__).parents[2] / "benchmarks/results/catalogue_growth.json"
 LOOP = Way(Layout.INDEX, IndexKind.FLAT)
 
 
@@ -31,6 +33,20 @@ def test_the_crossover_is_the_least_batch_at_which_the_loop_wins() -> None:
         row(LOOP, 90, 1, 6),
     ]
     assert crossover(rows) == [{"num_items": 10, "least_batch": 8}]
+
+
+@pytest.mark.parametrize("has_graph", [True, False])
+def test_auto_takes_a_layout_within_a_tenth_of_the_fastest_that_was_measured(has_graph: bool) -> None:
+    medians: dict[tuple[Fact, ...], dict[Layout, float]] = {}
+    for found in Result.load(GROWTH).rows:
+        layout = Layout(str(found.facts["layout"]))
+        if found.facts["index"] == IndexKind.FLAT and (has_graph or layout is not Layout.GRAPH):
+            setting = tuple(found.facts[name] for name in ("num_items", "batch", "num_threads"))
+            medians.setdefault(setting, {})[layout] = found.latency_ms["p50"]
+    assert len(medians) >= 24
+    for (num_items, batch, num_threads), times in medians.items():
+        chosen = Layout.AUTO.choose(int(num_items), int(batch), FOUND, is_exact=True, has_graph=has_graph)
+        assert times[chosen] <= 1.1 * min(times.values()), (num_items, batch, num_threads)
 
 
 def test_generated_vectors_are_unit_vectors_the_same_each_time_and_in_groups() -> None:

@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
+from functools import partial
 
 import numpy as np
 import pytest
 from tiny_model import random_checkpoint
 
 from recgpt.backends.eager import EagerBackend
-from recgpt.bench.floor import products, time_products
+from recgpt.bench.floor import FLOOR, RecallFloor, products, time_products
 from recgpt.bench.interest_contenders import FUSED, RECOMPUTE, draw_tokens
-from recgpt.bench.interest_rows import FLOOR, Cell, Effort, measure_cell, summarise
+from recgpt.bench.interest_rows import Cell, Effort, measure_cell, summarise
 from recgpt.bench.results import Row
 from recgpt.eager import item_matrix
 
@@ -67,6 +69,25 @@ def test_products_are_the_scores_of_all_items_in_every_library():
     for name, product in products(matrix, num_threads=1).items():
         np.testing.assert_allclose(np.squeeze(np.asarray(product(interest))), expected, atol=1e-4, err_msg=name)
         assert time_products(product, interest, 2).total_ns > 0
+
+
+def test_the_floor_of_recall_multiplies_and_searches_by_the_fastest_at_hand():
+    floor = RecallFloor(item_matrix(random_checkpoint().decoder)[1:], num_interests=3, k=5, num_threads=1)
+    asked = []
+    floor._products = {name: partial(pretend, asked, name, delay) for name, delay in (("slow", 0.01), ("quick", 0))}
+    floor._searches = {name: partial(pretend, asked, name, delay) for name, delay in (("late", 0.01), ("soon", 0))}
+    name, case = floor.case(4)
+    assert name == "floor: quick; soon"
+    asked.clear()
+    sample = case(0)
+    # J - 1 products of a batch of interests, then one search for all lists.
+    assert asked == [("quick", 4), ("quick", 4), ("soon", 12, 5)]
+    assert sample.total_ns == sum(sample.stages_ns.values()) > 0
+
+
+def pretend(asked, name, delay_s, queries, *k):
+    time.sleep(delay_s)
+    asked.append((name, len(queries), *k))
 
 
 def test_drawn_histories_have_the_length_asked_for_and_hold_items_of_the_training_data_alone():

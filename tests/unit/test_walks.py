@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recgpt.bench.walks import CachedWalk, RecomputedWalk, walk_interests, walk_prompts
+from recgpt.bench.walks import CachedWalk, RecomputedWalk, Walked, share_of_equal_walks, walk_interests, walk_prompts
 from recgpt.config import ModelConfig
 from recgpt.model.decoder import Decoder
 
@@ -37,19 +37,20 @@ def best(decoder, interest):
 
 @pytest.mark.parametrize("walk", [CachedWalk, RecomputedWalk])
 def test_interests_are_those_of_the_sequence_grown_by_hand(decoder, walk):
-    found = walk_interests(walk, decoder, ROWS, 4).numpy()
+    found, generated = walk_interests(walk, decoder, ROWS, 4)
     for row, history in enumerate(ROWS.tolist()):
         segments = [0] * len(history)
         for step in range(4):
             interest = last_interest(decoder, history, segments)
-            np.testing.assert_allclose(found[row, step], interest.numpy(), rtol=0, atol=TOLERANCE)
+            np.testing.assert_allclose(found[row, step].numpy(), interest.numpy(), rtol=0, atol=TOLERANCE)
             history, segments = [*history, best(decoder, interest)], [*segments, 1]
+        assert generated[row].tolist() == history[4:-1]
 
 
 @pytest.mark.parametrize("walk", [CachedWalk, RecomputedWalk])
 @pytest.mark.parametrize("num_prompts", [1, 2])
 def test_prompts_stand_before_every_item_but_the_first(decoder, walk, num_prompts):
-    found = walk_prompts(walk, decoder, ROWS, num_prompts).numpy()
+    found, generated = walk_prompts(walk, decoder, ROWS, num_prompts)
     for row, history in enumerate(ROWS.tolist()):
         rows, segments = history[:1], [0]
         for item in history[1:]:
@@ -57,4 +58,14 @@ def test_prompts_stand_before_every_item_but_the_first(decoder, walk, num_prompt
                 rows, segments = [*rows, best(decoder, last_interest(decoder, rows, segments))], [*segments, 1]
             rows, segments = [*rows, item], [*segments, 0]
         interest = last_interest(decoder, rows, segments)
-        np.testing.assert_allclose(found[row], interest.numpy(), rtol=0, atol=TOLERANCE)
+        np.testing.assert_allclose(found[row, 0].numpy(), interest.numpy(), rtol=0, atol=TOLERANCE)
+        assert generated[row].tolist() == [item for item, kind in zip(rows, segments, strict=True) if kind == 1]
+
+
+def test_walks_are_equal_where_items_and_lists_are(decoder):
+    walked = walk_interests(CachedWalk, decoder, ROWS, 3)
+    assert share_of_equal_walks(walked, walked, decoder, k=5) == 1.0
+    other_items = Walked(walked.interests, walked.generated + torch.tensor([[0, 1], [0, 0]]))
+    assert share_of_equal_walks(walked, other_items, decoder, k=5) == 0.5
+    upside_down = walked.interests * torch.tensor([1.0, -1.0])[:, None, None]
+    assert share_of_equal_walks(walked, Walked(upside_down, walked.generated), decoder, k=5) == 0.5
