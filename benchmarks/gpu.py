@@ -5,7 +5,6 @@ Writes benchmarks/results/gpu/: gpu.json, a JSON for each other benchmark, and s
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -28,7 +27,6 @@ from recgpt.bench.interest_contenders import draw_tokens
 from recgpt.bench.interest_rows import TYPICAL_HISTORY
 from recgpt.bench.results import Fact, Result, Row, write_json
 from recgpt.bench.subject import build_subject
-from recgpt.bench.threads import NUMPY
 from recgpt.bench.timing import Case, Sample, interleave
 from recgpt.bundle import Bundle
 from recgpt.cli import run_script
@@ -148,9 +146,7 @@ def _run_others(bundle: Bundle, out: Path, *, quick: bool, console: Console) -> 
         command = [sys.executable, str(script), "--out", str(out / f"{name}.json")]
         command += ["--bundle", str(bundle.path)] if name in WITH_BUNDLE else []
         command += ["--quick"] if quick else []
-        # One thread is what all of them measure by default.
-        environment = os.environ | {NUMPY: "1"}
-        finished = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
         if finished.returncode != 0:
             failed[name] = (finished.stderr.strip() or finished.stdout.strip()).splitlines()[-1]
     return failed

@@ -60,7 +60,7 @@ def interests_latency(
     bundle: Annotated[Path | None, typer.Option(help="What export/to_onnx.py wrote; else artifacts/bundle.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Its checkpoint; else looked for beside the bundle.")] = None,
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/interests_latency.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of each library, as OPENBLAS_NUM_THREADS.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each library.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds, no torch.compile: less than a minute.")] = False,
 ) -> None:
     """Measures J interests by every way to run the model, and the products that none of them can avoid."""

@@ -56,7 +56,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command()
 def item_search(
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/item_search.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of each search, as OPENBLAS_NUM_THREADS.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each search.")] = 1,
     quick: Annotated[bool, typer.Option(help="One catalogue, few rounds: less than a minute.")] = False,
 ) -> None:
     """Measures exact searches over generated item vectors."""

@@ -101,7 +101,7 @@ def peers(
     rectools: Annotated[Path, typer.Option(help="Python with RecTools.")] = Path("artifacts/rectools/bin/python"),
     recbole: Annotated[Path, typer.Option(help="Python with RecBole.")] = Path("artifacts/recbole/bin/python"),
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/peers.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of every contender, as OPENBLAS_NUM_THREADS.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of every contender.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds: about a minute.")] = False,
 ) -> None:
     """Measures our two-step recall against the one step of libraries that install from PyPI."""

@@ -64,7 +64,7 @@ def precision(
     bundle: Annotated[Path | None, typer.Option(help="What export/to_onnx.py wrote; else artifacts/bundle.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Its checkpoint; else looked for beside the bundle.")] = None,
     out: Annotated[Path, typer.Option(help="JSON to write.")] = Path("benchmarks/results/precision.json"),
-    threads: Annotated[int, typer.Option(min=1, help="Of each library, as OPENBLAS_NUM_THREADS.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of each library.")] = 1,
     quick: Annotated[bool, typer.Option(help="Fewer rounds: less than a minute.")] = False,
 ) -> None:
     """Measures what each precision costs and what it saves."""

@@ -1,33 +1,19 @@
-"""As many threads for the products of every library, numpy's among them, and stated in what a benchmark writes."""
+"""As many threads for the products of every library, and stated in what a benchmark writes."""
 
 from __future__ import annotations
 
-import os
-
-import faiss
+import faiss  # noqa: F401  its libraries have to be there to be limited, as numpy's are
 import torch
-
-from recgpt.errors import ConfigError
-
-NUMPY = "OPENBLAS_NUM_THREADS"
-"""Of the environment: numpy's BLAS reads it when it is loaded, and has no call for it."""
+from threadpoolctl import threadpool_info, threadpool_limits
 
 
 def pin_threads(num_threads: int) -> dict[str, int]:
-    """Gives PyTorch and Faiss so many threads for the whole process, and demands that numpy's BLAS has as many.
+    """Gives PyTorch, Faiss and numpy's BLAS so many threads, for the rest of the process.
 
     Returns:
-        The threads of each, by its name; ONNX Runtime's are a matter of each session.
-
-    Raises:
-        ConfigError: the environment gives numpy's BLAS others, or leaves them open.
+        The threads of PyTorch and of each library below the others, by its name; ONNX Runtime's are a matter of each
+        session.
     """
-    found = os.environ.get(NUMPY)
-    if found != str(num_threads):
-        raise ConfigError(
-            f"{NUMPY} is {found or 'not set'}: expected {num_threads}, the threads of all others; numpy takes its own "
-            f"from there, so set it before the command"
-        )
     torch.set_num_threads(num_threads)
-    faiss.omp_set_num_threads(num_threads)
-    return {"torch": torch.get_num_threads(), "faiss": faiss.omp_get_max_threads(), "numpy": num_threads}
+    threadpool_limits(num_threads)
+    return {"torch": torch.get_num_threads(), **{one["prefix"]: one["num_threads"] for one in threadpool_info()}}

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,17 +10,13 @@ from tiny_model import Export
 from recgpt.bench.peers_report import peers
 from recgpt.bench.report_losses import not_measured
 from recgpt.bench.results import Result
-from recgpt.bench.threads import NUMPY
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 def run(script: str, folder: Path, *arguments: object) -> str:
     command = [sys.executable, str(BENCHMARKS / script), "--quick", *map(str, arguments)]
-    environment = os.environ | {NUMPY: "1"}
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, env=environment
-    )
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return " ".join(done.stdout.split())
 
@@ -30,7 +25,7 @@ def test_item_search_measures_every_way_and_all_find_the_same(tmp_path: Path) ->
     said = run("item_search.py", tmp_path, "--out", "item_search.json")
     assert "wrote item_search.json" in said
     result = Result.load(tmp_path / "item_search.json")
-    assert result.method["parameters"]["blas_threads"] == {"torch": 1, "faiss": 1, "numpy": 1}
+    assert set(result.method["parameters"]["blas_threads"].values()) == {1}
     rows = result.rows
     assert {(row.facts["num_queries"], row.facts["k"]) for row in rows} == {
         (queries, k) for queries in (1, 2, 4, 8, 64, 512) for k in (10, 50)
