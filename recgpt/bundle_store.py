@@ -21,7 +21,7 @@ from pathlib import Path
 
 from recgpt.bundle import Bundle, Manifest
 from recgpt.errors import BundleError, OutputError
-from recgpt.files import atomic_path
+from recgpt.files import atomic_path, remove_folder
 from recgpt.store_state import StoreState
 from recgpt.types import ItemId
 
@@ -130,5 +130,5 @@ class BundleStore:
             # Forgotten first, removed after: a rollback never goes to what is half removed.
             state.pruned(frozenset(old)).write(self.path)
             for version in old:
-                shutil.rmtree(self.folder(version), ignore_errors=True)
+                remove_folder(self.folder(version))
         return sorted(old)

@@ -7,6 +7,7 @@ import ctypes
 import errno
 import hashlib
 import os
+import secrets
 import shutil
 import sys
 import tempfile
@@ -22,15 +23,19 @@ _CANNOT_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV)
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside ``path`` and moves it there when the block ends well.
+def atomic_path(path: Path, *, hidden_in: Path | None = None) -> Iterator[Path]:
+    """Gives a temporary path and moves it to ``path`` when the block ends well.
 
     Works for a file and for a folder (the block makes either at the temporary path). If the block raises, ``path`` is
     what it was before and nothing temporary is left. A file replaces a file only, a folder a folder only.
 
-    A process that is killed leaves ``path`` as it was or as it shall be, and perhaps a hidden folder ``.NAME.*`` beside
-    it. Filesystems that cannot exchange two folders in one step (some network ones) have a moment between two renames
-    in which the old folder is in that hidden one.
+    A process that is killed leaves ``path`` as it was or as it shall be, and perhaps a hidden folder ``.NAME.*``.
+    Filesystems that cannot exchange two folders in one step (some network ones) have a moment between two renames in
+    which the old folder is in that hidden one.
+
+    Args:
+        path: of the file or folder to be.
+        hidden_in: the folder, on the same filesystem, for the hidden one; None puts it beside ``path``.
 
     Raises:
         OutputError: the folder cannot be written, the disk is full, or something of another kind stands at ``path``.
@@ -38,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path = Path(path)
     with _writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        scratch = Path(tempfile.mkdtemp(dir=hidden_in or path.parent, prefix=f".{path.name}."))
     try:
         with _writing(path):
             temporary = scratch / path.name
@@ -46,6 +51,21 @@ def atomic_path(path: Path) -> Iterator[Path]:
             _swap(temporary, path, scratch / "previous")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_folder(path: Path, *, hidden_in: Path | None = None) -> None:
+    """Removes a folder in one step, as it seems from outside: it is first renamed, and so never seen in part.
+
+    What cannot be removed stays. A process that is killed leaves perhaps a hidden folder ``.NAME.*``.
+
+    Args:
+        path: the folder.
+        hidden_in: as of ``atomic_path``.
+    """
+    hidden = (hidden_in or path.parent) / f".{path.name}.{secrets.token_hex(4)}"
+    with contextlib.suppress(OSError):
+        os.rename(path, hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

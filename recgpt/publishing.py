@@ -215,8 +215,9 @@ class Publisher:
         gone = held - {number for manifest in self.store.manifests() for number in _served_as(manifest)}
         if gone:
             models = set(all_versions(self._repository))
-            hold_versions(self._repository, held - gone)
+            # Removed first, forgotten after: what an interruption left standing goes with the next publishing.
             remove_versions(self._repository, keep=_numbers(self._repository) - gone)
+            hold_versions(self._repository, held - gone)
             left = set(all_versions(self._repository))
             self._reload(left, models - left)
 

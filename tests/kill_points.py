@@ -36,6 +36,18 @@ def each_kill_point(action: Callable[[], object]) -> Iterator[int]:
             return
 
 
+def in_a_child(action: Callable[[], object]) -> None:
+    """Runs the action in a child to its end, since threads that it starts would be lost in later forks of this process.
+
+    RuntimeError if it fails; the child has then written why to standard error.
+    """
+    child = os.fork()
+    if child == 0:
+        _end_with(action)
+    if os.waitpid(child, 0)[1] != 0:
+        raise RuntimeError("what was run in a child failed")
+
+
 def _run(action: Callable[[], object], last: int) -> None:
     count = 0
 
@@ -47,6 +59,10 @@ def _run(action: Callable[[], object], last: int) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+    _end_with(action)
+
+
+def _end_with(action: Callable[[], object]) -> None:
     code = 1
     try:
         action()
@@ -54,5 +70,6 @@ def _run(action: Callable[[], object], last: int) -> None:
     finally:  # the child never returns into the parent's loop
         if code:
             traceback.print_exc()
+        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Protocol
 
 from recgpt.errors import OutputError
-from recgpt.extras import require
-from recgpt.files import atomic_path, sha256
+from recgpt.files import atomic_path, remove_folder, sha256
+from recgpt.serving.graph_sizes import graph_sizes
 from recgpt.signature import GraphSpec, TensorSpec, graph_spec
 
 CONFIG = "config.pbtxt"
@@ -143,8 +143,8 @@ def write_repository(
 def add_version(folder: Path, graphs: Mapping[str, Path], version: int, *, engine: ServedFolder | None = None) -> None:
     """Puts exported graphs into a model repository beside what is there.
 
-    Every file is written beside its place, and renamed when all are written, so a server that starts meanwhile sees
-    whole versions only. A file that stands already is not touched, so a server need not load it again.
+    All is written into hidden folders, and renamed when everything is written, so a server that starts meanwhile sees
+    whole models and versions only. A file that stands already is not touched, so a server need not load it again.
 
     Args:
         folder: the repository; made if it is not there.
@@ -161,37 +161,50 @@ def add_version(folder: Path, graphs: Mapping[str, Path], version: int, *, engin
     configs: dict[str, Mapping[str, str]] = {
         name: model_configs(specs[name], graph_sizes(path, specs[name])) for name, path in graphs.items()
     }
-    places = {name: folder / name / str(version) for name in graphs}
+    numbers = dict.fromkeys(graphs, version)
     if engine is not None:
         configs[engine.name] = engine.configs
-        places[engine.name] = folder / engine.name / str(engine.version)
+        numbers[engine.name] = engine.version
     _refuse_other_sizes(folder, configs, held_versions(folder) - {version})
-    made = [folder, *(place.parent for place in places.values()), *places.values()]
+    models = {name: folder / name for name in numbers}
+    made = [folder, *models.values(), *(models[name] / str(number) for name, number in numbers.items())]
+    others = _models(folder)
     with _undone_on_failure(made), contextlib.ExitStack() as stack:
+        for name, model in models.items():
+            # A model that comes to others comes whole: a server does not start where one lacks settings or a version.
+            if others and not model.exists():
+                models[name] = stack.enter_context(atomic_path(model, hidden_in=others[0]))
         for name, path in graphs.items():
-            if not _is_copy(places[name] / MODEL, path):
-                staged = stack.enter_context(atomic_path(places[name]))
+            place = models[name] / str(version)
+            if not _is_copy(place / MODEL, path):
+                staged = stack.enter_context(atomic_path(place))
                 staged.mkdir()
                 shutil.copyfile(path, staged / MODEL)
-        if engine is not None and not engine.stands_at(places[engine.name]):
-            engine.write(stack.enter_context(atomic_path(places[engine.name])))
+        if engine is not None:
+            place = models[engine.name] / str(engine.version)
+            if not engine.stands_at(place):
+                engine.write(stack.enter_context(atomic_path(place)))
         for name, texts in configs.items():
             for file, text in texts.items():
-                if _text(folder / name / file) != text:
-                    stack.enter_context(atomic_path(folder / name / file)).write_text(text)
+                if _text(models[name] / file) != text:
+                    stack.enter_context(atomic_path(models[name] / file)).write_text(text)
 
 
 def remove_versions(folder: Path, *, keep: Collection[int]) -> None:
     """Removes all other versions of the graphs in a repository, and graphs without a version, whatever they are.
 
-    A later number goes as well, such as a wrong clock gave. What no export wrote stays.
+    Each goes in one step. A later number goes as well, such as a wrong clock gave. What no export wrote stays.
     """
-    for model in _models(folder):
-        for version in model_versions(model):
-            if version not in keep:
-                shutil.rmtree(model / str(version), ignore_errors=True)
-        # A model without a version keeps a server from starting.
-        if not {path.relative_to(model).as_posix() for path in model.rglob("*")} - {CONFIG, BOUNDED, "configs"}:
+    models = _models(folder)
+    staying = [model for model in models if set(model_versions(model)) & set(keep)]
+    for model in models:
+        if model in staying or not _is_all_ours(model):
+            for version in set(model_versions(model)) - set(keep):
+                remove_folder(model / str(version))
+        elif staying:
+            # A model without a version keeps a server from starting, and so would a hidden folder beside it.
+            remove_folder(model, hidden_in=staying[0])
+        else:
             shutil.rmtree(model, ignore_errors=True)
 
 
@@ -213,23 +226,9 @@ def held_versions(folder: Path) -> frozenset[int]:
 
 def hold_versions(folder: Path, versions: Iterable[int]) -> None:
     """Writes down which versions an export must leave alone."""
-    with atomic_path(folder / HELD) as temporary:
+    # Hidden within a model: Triton takes every folder beside the models for one more, and does not start.
+    with atomic_path(folder / HELD, hidden_in=next(iter(_models(folder)), None)) as temporary:
         temporary.write_text(json.dumps({"versions": sorted(versions)}) + "\n")
-
-
-def graph_sizes(path: Path, graph: GraphSpec) -> dict[str, int]:
-    """The sizes that an ONNX file fixes, by the axis letters of its signature, as ONNX Runtime sees them."""
-    ort = require("onnxruntime")
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    shapes = {node.name: node.shape for node in (*session.get_inputs(), *session.get_outputs())}
-    return {
-        axis: size
-        for tensor in (*graph.inputs, *graph.outputs)
-        for axis, size in zip(tensor.axes, shapes[tensor.name], strict=True)
-        if isinstance(axis, str) and isinstance(size, int)
-    }
 
 
 def model_versions(model: Path) -> list[int]:
@@ -290,6 +289,12 @@ def _models(folder: Path) -> list[Path]:
     header = _CONFIG.partition("\n")[0]
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [model for model in found if (_text(model / CONFIG) or "").startswith(header)]
+
+
+def _is_all_ours(model: Path) -> bool:
+    """Whether nothing is in a model's folder but versions, settings of an export, and what is hidden."""
+    names = {path.name for path in model.iterdir() if path.name[0] != "."} - set(map(str, model_versions(model)))
+    return names <= {CONFIG, "configs"} and {path.name for path in model.glob("configs/*")} <= {Path(BOUNDED).name}
 
 
 def _text(path: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import resource
 import subprocess
@@ -13,12 +14,14 @@ from pathlib import Path
 import pytest
 from tiny_model import Export, random_requests
 
+from recgpt import RecallClient
 from recgpt.bundle import Bundle, write_manifest
 from recgpt.bundle_store import BundleStore
 from recgpt.engine import Engine
 from recgpt.errors import BundleCorruptError, BundleError, ConfigError, OutputError
 from recgpt.publishing import Publisher
 from recgpt.serving.repository import all_versions, held_versions, write_repository
+from recgpt.serving.server import TritonServer
 
 
 def quiet(text: str) -> None:
@@ -165,9 +168,9 @@ def test_an_empty_store_says_what_to_do(tmp_path: Path) -> None:
 
 
 KILL = """
-import os, sys
+import sys
 from pathlib import Path
-from kill_points import each_kill_point
+from kill_points import each_kill_point, in_a_child
 from recgpt.bundle import Bundle
 from recgpt.publishing import Publisher
 from recgpt.serving.repository import all_versions
@@ -177,14 +180,7 @@ folder, first, second = map(Path, sys.argv[1:])
 def publish(bundle):
     Publisher(folder / "bundles", model_repository=folder / "models", say=lambda text: None).publish(bundle)
 
-def finished(action):
-    child = os.fork()
-    if child == 0:
-        action()
-        os._exit(0)
-    assert os.waitpid(child, 0)[1] == 0
-
-finished(lambda: publish(first))
+in_a_child(lambda: publish(first))
 # Each try goes on where the one before was killed, as a person would type the command again.
 for number in each_kill_point(lambda: publish(second)):
     bundle = Bundle.open(folder / "bundles")
@@ -195,22 +191,54 @@ for number in each_kill_point(lambda: publish(second)):
 """
 
 
-def test_publishing_killed_at_any_step_leaves_a_whole_version_with_all_its_graphs(
-    export: Export, other_bundle: Path, tmp_path: Path
-) -> None:
-    tests = Path(__file__).parents[1]
+TESTS = Path(__file__).parents[1]
+
+
+def lines_of(*command: object) -> list[str]:
+    """What a Python script prints, in a process of its own that has no threads."""
     result = subprocess.run(
-        [sys.executable, "-c", KILL, tmp_path, export.bundle, other_bundle],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path]), "OMP_NUM_THREADS": "1"},
+        [sys.executable, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert result.returncode == 0, result.stderr
+    return result.stdout.splitlines()
+
+
+def test_publishing_killed_at_any_step_leaves_a_whole_version_with_all_its_graphs(
+    export: Export, other_bundle: Path, tmp_path: Path
+) -> None:
+    found = lines_of("-c", KILL, tmp_path, export.bundle, other_bundle)
     recalls = "recall_1 recall_2 recall_engine"
     old = f"{version_of(export.bundle)} decode interests_1 interests_2 interests_6 prefill {recalls}"
     new = f"{version_of(other_bundle)} decode interests_2 prefill recall_2 recall_engine"
-    found = result.stdout.splitlines()
     assert set(found) == {old, new}
     assert found == sorted(found)  # once new, always new
     assert len(found) > 20
+    # What all these kills left behind keeps no server from starting.
+    with TritonServer(tmp_path / "models", log=tmp_path / "log", ready_timeout_s=120.0, explicit=True) as server:
+        RecallClient(server.url, bundle=tmp_path / "bundles", timeout_s=60.0).close()
+
+
+# What stands one after the other, the later a command is killed: current bundle, deleted items, versions in the store.
+KILLED = {
+    "delete-items": ["first 1 1", "first 2 1"],
+    "rollback": ["second 1 2", "first 1 2"],
+    "add-items": ["first 1 1", "first 1 2", "added 1 2", "added 1 1"],
+    "publish": ["first 1 1", "first 1 2", "second 1 2", "second 1 1"],
+}
+MANY_CHANGES = ("add-items", "publish")  # minutes
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(
+    "command", ["delete-items", "rollback", *(pytest.param(name, marks=pytest.mark.slow) for name in MANY_CHANGES)]
+)
+def test_commands_killed_before_any_change_leave_a_whole_version_and_no_deleted_item(
+    command: str, export: Export, other_bundle: Path, tmp_path: Path
+) -> None:
+    found = lines_of(TESTS / "killed_commands.py", command, tmp_path, export.bundle, other_bundle)
+    assert [line for line, _ in itertools.groupby(found)] == KILLED[command]
+    assert len(found) > 10

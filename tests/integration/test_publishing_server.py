@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,44 +16,70 @@ from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.errors import BundleMismatchError, ModelUnavailableError, ServerRefusedError
 from recgpt.publishing import Publisher
+from recgpt.recall_by import RecallBy
 from recgpt.serving.repository import all_versions, write_repository
 from recgpt.serving.server import TritonServer
 from recgpt.types import Candidates, RecallRequest
 
-NUM_CALLERS = 3
 TIMEOUT_S = 60.0  # a busy machine is not what is tested here
+NUM_PUBLISHED = 4
 
 
 def quiet(text: str) -> None:
     """Progress that nobody reads."""
 
 
-def requests() -> list[RecallRequest]:
-    return [request for request in random_requests(40, seed=21) if len(request.quotas or ()) <= 2]
+def requests(recall_by: RecallBy) -> list[RecallRequest]:
+    """Of one and two interests; for graphs of two alone, since the second bundle has no graph that recalls from one."""
+    fewest = 2 if recall_by is RecallBy.GRAPH else 1
+    return [request for request in random_requests(40, seed=21) if fewest <= len(request.quotas or ()) <= 2]
 
 
-def answer_of(candidates: list[Candidates]) -> tuple[object, ...]:
+Answer = tuple[object, ...]
+
+
+def answer_of(candidates: list[Candidates]) -> Answer:
     return tuple((one.item_ids, one.generated_ids) for one in candidates)
 
 
 @pytest.fixture(scope="module")
-def answers(export: Export, other_bundle: Path) -> dict[int, tuple[object, ...]]:
-    """What each version answers, by an engine of its own."""
+def answers(export: Export, other_bundle: Path) -> dict[int, dict[RecallBy, Answer]]:
+    """What each version answers to the requests of each layout, by an engine of its own."""
     found = {}
     for folder in (export.bundle, other_bundle):
         with Engine.load(folder, num_threads=1) as engine:
-            found[engine.bundle.manifest.version] = answer_of(engine.recall_many(requests()))
+            found[engine.bundle.manifest.version] = {
+                recall_by: answer_of(engine.recall_many(requests(recall_by))) for recall_by in RecallBy
+            }
     return found
 
 
-class Callers:
-    """Threads that recall without a pause, through one client; what they got, and what went wrong."""
+Clients = dict[RecallBy, RecallClient]
 
-    def __init__(self, client: RecallClient) -> None:
-        self._client = client
+
+@contextlib.contextmanager
+def clients_of(server: TritonServer, bundle: Path, *, follow_s: float | None = None) -> Iterator[Clients]:
+    """A client of every layout."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            recall_by: stack.enter_context(
+                RecallClient(server.url, bundle=bundle, timeout_s=TIMEOUT_S, follow_s=follow_s, recall_by=recall_by)
+            )
+            for recall_by in RecallBy
+        }
+
+
+def ask(clients: Clients) -> dict[RecallBy, Answer]:
+    return {recall_by: answer_of(client.recall_many(requests(recall_by))) for recall_by, client in clients.items()}
+
+
+class Callers:
+    """A thread for each client, which recalls without a pause; what each got, and what went wrong."""
+
+    def __init__(self, clients: Clients) -> None:
         self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._call) for _ in range(NUM_CALLERS)]
-        self.answers: list[tuple[object, ...]] = []
+        self._threads = [threading.Thread(target=self._call, args=each) for each in clients.items()]
+        self.answers: dict[RecallBy, list[Answer]] = {recall_by: [] for recall_by in clients}
         self.errors: list[Exception] = []
 
     def __enter__(self) -> Self:
@@ -65,10 +92,10 @@ class Callers:
         for thread in self._threads:
             thread.join()
 
-    def _call(self) -> None:
+    def _call(self, recall_by: RecallBy, client: RecallClient) -> None:
         while not self._done.is_set():
             try:
-                self.answers.append(answer_of(self._client.recall_many(requests())))
+                self.answers[recall_by].append(answer_of(client.recall_many(requests(recall_by))))
             except Exception as error:  # noqa: BLE001
                 self.errors.append(error)
 
@@ -78,7 +105,7 @@ def world(export: Export, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A folder with a store and a repository in which the first bundle is published, and its server."""
     folder = tmp_path_factory.mktemp("world")
     Publisher(folder / "bundles", model_repository=folder / "models", say=quiet).publish(export.bundle)
-    with TritonServer(folder / "models", log=folder / "log", ready_timeout_s=TIMEOUT_S, explicit=True) as server:
+    with TritonServer(folder / "models", log=folder / "log", ready_timeout_s=2 * TIMEOUT_S, explicit=True) as server:
         yield folder, server
 
 
@@ -122,28 +149,33 @@ def test_a_server_that_recalls_other_items_stops_the_switch(
 
 
 def test_publishing_and_going_back_under_load_fails_and_mixes_nothing(
-    world: tuple[Path, TritonServer], export: Export, other_bundle: Path, answers: dict[int, tuple[object, ...]]
+    world: tuple[Path, TritonServer], export: Export, other_bundle: Path, answers: dict[int, dict[RecallBy, Answer]]
 ) -> None:
     folder, server = world
     first, second = sorted(answers)
     publisher = publisher_of(world)
-    with RecallClient(server.url, bundle=folder / "bundles", timeout_s=TIMEOUT_S, follow_s=0.1) as client:
-        with Callers(client) as callers:
+    with clients_of(server, folder / "bundles", follow_s=0.1) as clients:
+
+        def follow(version: int) -> None:
+            for client in clients.values():
+                client.reload()
+                assert client.bundle.manifest.version == version
+
+        with Callers(clients) as callers:
             publisher.publish(other_bundle)
-            client.reload()
-            assert client.bundle.manifest.version == second
-            # A client that has not changed over yet goes on with the version before.
-            with RecallClient(server.url, bundle=export.bundle, timeout_s=TIMEOUT_S) as late:
-                assert answer_of(late.recall_many(requests())) == answers[first]
+            follow(second)
+            # Clients that have not changed over yet go on with the version before.
+            with clients_of(server, export.bundle) as late:
+                assert ask(late) == answers[first]
             assert publisher.roll_back() == first
-            client.reload()
-            assert client.bundle.manifest.version == first
+            follow(first)
             publisher.publish(other_bundle)
-            client.reload()
-        assert answer_of(client.recall_many(requests())) == answers[second]
+            follow(second)
+        assert ask(clients) == answers[second]
     assert callers.errors == []
-    assert set(callers.answers) == set(answers.values())
-    assert len(callers.answers) > 20
+    for recall_by, found in callers.answers.items():
+        assert set(found) == {answers[first][recall_by], answers[second][recall_by]}
+        assert len(found) > 6
 
 
 @pytest.mark.slow
@@ -152,27 +184,27 @@ def test_ten_thousand_requests_while_models_come_and_go(
     world: tuple[Path, TritonServer],
     export: Export,
     other_bundle: Path,
-    answers: dict[int, tuple[object, ...]],
+    answers: dict[int, dict[RecallBy, Answer]],
     tmp_path: Path,
 ) -> None:
-    """One by one, each from the version before or from the one after; new ones are loaded, old ones unloaded."""
+    """And more, until enough was published, in every layout; each is answered by the version before or after."""
     folder, server = world
-    asked, found, errors = requests(), [0] * NUM_CALLERS, []
-    by_request = [{both[number] for both in answers.values()} for number in range(len(asked))]
+    found, errors = dict.fromkeys(RecallBy, 0), []
     publisher, num_published = publisher_of(world, keep=2, grace_s=2.0), 0
-    with RecallClient(server.url, bundle=folder / "bundles", timeout_s=TIMEOUT_S, follow_s=0.05) as client:
+    with clients_of(server, folder / "bundles", follow_s=0.05) as clients:
 
-        def call(caller: int) -> None:
-            while found[caller] * NUM_CALLERS < 10_000 and not errors:
-                number = found[caller] % len(asked)
+        def call(recall_by: RecallBy, client: RecallClient) -> None:
+            asked, right = requests(recall_by), [each[recall_by] for each in answers.values()]
+            while (found[recall_by] * len(clients) < 10_000 or num_published < NUM_PUBLISHED) and not errors:
+                number = found[recall_by] % len(asked)
                 try:
                     (answer,) = answer_of(client.recall_many([asked[number]]))
-                    assert answer in by_request[number]
-                    found[caller] += 1
+                    assert answer in [each[number] for each in right]
+                    found[recall_by] += 1
                 except Exception as error:  # noqa: BLE001
                     errors.append(error)
 
-        threads = [threading.Thread(target=call, args=(caller,)) for caller in range(NUM_CALLERS)]
+        threads = [threading.Thread(target=call, args=each) for each in clients.items()]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
@@ -183,20 +215,22 @@ def test_ten_thousand_requests_while_models_come_and_go(
         for thread in threads:
             thread.join()
     assert errors == []
-    assert sum(found) >= 10_000
-    assert num_published >= 4
+    assert sum(found.values()) >= 10_000
+    assert num_published >= NUM_PUBLISHED
     assert len(all_versions(folder / "models")["prefill"]) < num_published
 
 
 def test_a_pruned_version_is_no_longer_served_and_the_rest_goes_on(
-    world: tuple[Path, TritonServer], export: Export, answers: dict[int, tuple[object, ...]]
+    world: tuple[Path, TritonServer], export: Export, answers: dict[int, dict[RecallBy, Answer]]
 ) -> None:
     folder, server = world
     first, second = sorted(answers)
-    with RecallClient(server.url, bundle=folder / "bundles", timeout_s=TIMEOUT_S) as client, Callers(client) as callers:
+    with clients_of(server, folder / "bundles") as clients, Callers(clients) as callers:
         publisher_of(world, keep=1).publish(folder / "bundles" / str(second))
     assert callers.errors == []
-    assert set(callers.answers) == {answers[second]}
+    assert {recall_by: set(found) for recall_by, found in callers.answers.items()} == {
+        recall_by: {answer} for recall_by, answer in answers[second].items()
+    }
     assert all_versions(folder / "models") == {
         name: [second] for name in ("prefill", "decode", "interests_2", "recall_2", "recall_engine")
     }

@@ -91,6 +91,13 @@ def test_a_graph_that_is_not_exported_any_more_goes_with_its_settings(small_grap
     assert {path.name for path in tmp_path.iterdir()} == {"prefill", "decode", "mine"}
 
 
+def test_hidden_folders_of_a_killed_process_do_not_keep_a_graph_without_a_version(small_graphs, tmp_path):
+    write_repository(tmp_path, small_graphs.files, 7)
+    (tmp_path / "decode" / ".7.abc").mkdir()
+    write_repository(tmp_path, {"prefill": small_graphs.files["prefill"]}, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["prefill"]
+
+
 def test_published_versions_stay_when_an_export_comes(small_graphs, tmp_path):
     write_repository(tmp_path, small_graphs.files, 7)
     hold_versions(tmp_path, [7])

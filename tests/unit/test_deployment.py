@@ -34,6 +34,8 @@ def documents(folder: Path) -> list[dict[str, Any]]:
     return [one for one in found if "kind" in one and one["kind"] not in ("Kustomization", "Component")]
 
 
+COMPONENTS = sorted(path.name for path in (KUBERNETES / "components").iterdir())
+
 OBJECTS = {one["kind"]: one for one in documents(KUBERNETES / "base")}
 
 
@@ -78,6 +80,15 @@ def test_the_image_keeps_the_backends_that_models_name_and_no_build_tools() -> N
     assert "apt" not in final
 
 
+def test_compose_follows_its_schema() -> None:
+    check_jsonschema = Path(sys.executable).parent / "check-jsonschema"
+    if not check_jsonschema.is_file():
+        pytest.skip("check-jsonschema is not installed")
+    command = [check_jsonschema, "--builtin-schema", "vendor.compose-spec", ROOT / "compose.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
 def test_compose_publishes_on_this_machine_only_and_mounts_models_read_only() -> None:
     assert all(port.startswith("127.0.0.1:") for port in COMPOSE["ports"])
     (models,) = COMPOSE["volumes"]
@@ -95,23 +106,43 @@ def test_every_object_follows_the_schema_of_kubernetes(version: str) -> None:
         kubernetes_validate.validate(one, version, strict=True)
 
 
-@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
-@pytest.mark.parametrize("folder", ["base", "production"])
-def test_what_kustomize_makes_of_them_does_too(folder: str, version: str) -> None:
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+def made_by_kustomize(folder: Path) -> list[dict[str, Any]]:
+    """The objects of a folder as a cluster gets them."""
     kubectl = shutil.which("kubectl")
     if kubectl is None:
         pytest.skip("kubectl is not installed")
-    command = [kubectl, "kustomize", KUBERNETES / folder]
-    made = list(yaml.safe_load_all(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    result = subprocess.run([kubectl, "kustomize", folder], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return list(yaml.safe_load_all(result.stdout))
+
+
+def check_objects(made: list[dict[str, Any]], version: str) -> None:
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
     assert {one["kind"] for one in made} >= set(OBJECTS)
     for one in made:
         if one["kind"] not in FOREIGN:
             kubernetes_validate.validate(one, version, strict=True)
 
 
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("folder", ["base", "production"])
+def test_what_kustomize_makes_of_them_does_too(folder: str, version: str) -> None:
+    check_objects(made_by_kustomize(KUBERNETES / folder), version)
+
+
+@pytest.mark.parametrize("version", KUBERNETES_VERSIONS)
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_each_component_changes_the_base_into_what_does_too(component: str, version: str, tmp_path: Path) -> None:
+    base, folder = (os.path.relpath(KUBERNETES / name, tmp_path) for name in ("base", f"components/{component}"))
+    content = {"resources": [base], "components": [folder]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(content))
+    made = made_by_kustomize(tmp_path)
+    check_objects(made, version)
+    assert made != made_by_kustomize(KUBERNETES / "base")
+
+
 def test_every_folder_of_components_can_be_used() -> None:
-    for folder in (KUBERNETES / "components").iterdir():
+    for folder in (KUBERNETES / "components" / name for name in COMPONENTS):
         component = yaml.safe_load((folder / "kustomization.yaml").read_text())
         assert component["kind"] == "Component"
         named = [*component.get("resources", []), *(p["path"] for p in component.get("patches", []) if "path" in p)]

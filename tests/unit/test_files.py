@@ -10,7 +10,7 @@ import pytest
 
 from recgpt import files
 from recgpt.errors import DataError, OutputError
-from recgpt.files import atomic_path, sha256
+from recgpt.files import atomic_path, remove_folder, sha256
 
 
 def listing(folder: Path) -> list[str]:
@@ -45,6 +45,21 @@ def test_a_folder_is_replaced_and_nothing_of_the_old_one_stays(tmp_path: Path) -
                 (temporary / name).write_text(str(names))
     assert listing(tmp_path) == ["bundle", "bundle/b", "bundle/c"]
     assert (path / "b").read_text() == str(("b", "c"))
+
+
+def test_what_is_temporary_may_be_hidden_in_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with atomic_path(tmp_path / "new", hidden_in=tmp_path / "other") as temporary:
+        temporary.mkdir()
+        (temporary / "file").write_text("whole")
+        assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert listing(tmp_path) == ["new", "new/file", "other"]
+
+
+def test_a_removed_folder_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "old" / "deep").mkdir(parents=True)
+    remove_folder(tmp_path / "old")
+    assert listing(tmp_path) == []
 
 
 @pytest.mark.parametrize("error", [DataError("ours"), ValueError("another"), KeyboardInterrupt()])
