@@ -229,8 +229,8 @@ class Bundle:
         index = ItemIndex.load(self._checked(INDEX), num_threads=num_threads, neighbours=neighbours)
         num_modelled = self.manifest.model.num_items
         num_items = num_modelled + self.manifest.num_added_items
-        same_size = {index.num_items, num_items if neighbours is None else neighbours.num_items} == {num_items}
-        if not same_size or vectors_digest(index.vectors()[:num_modelled]) != self.manifest.item_matrix_sha256:
+        sizes = {(num_items, index.size)} | {(one.num_items, one.size) for one in (index, neighbours or index)}
+        if len(sizes) > 1 or vectors_digest(index.vectors()[:num_modelled]) != self.manifest.item_matrix_sha256:
             raise BundleMismatchError(
                 f"{self.path / INDEX} holds other item vectors than the model of this bundle; "
                 "export the checkpoint again"

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 
 from recgpt.backends.base import ModelSpec
-from recgpt.bundle import Bundle, Manifest, write_manifest
+from recgpt.bundle import NEIGHBOURS, Bundle, Manifest, write_manifest
 from recgpt.config import ModelConfig
 from recgpt.data.ids import IdMap
 from recgpt.model.checkpoint import Checkpoint
 from recgpt.model.decoder import Decoder
+from recgpt.recall.index_ann import IndexKind
+from recgpt.recall.index_fit import fit_neighbours
 from recgpt.serving.server import TritonServer
 from recgpt.training_state import TrainingState
 from recgpt.types import RecallRequest
@@ -55,6 +57,17 @@ def bundle_copy(source: Path, target: Path, **changes: object) -> Path:
     shutil.copytree(source, target)
     manifest: Manifest = replace(Bundle.open(target).manifest, **changes)
     write_manifest(target, manifest)
+    return target
+
+
+def approximate_copy(source: Path, target: Path, kind: IndexKind) -> Path:
+    """A bundle of the same model whose items are searched in another way."""
+    index = Bundle.open(source).index()
+    queries = np.random.default_rng(0).standard_normal((50, index.size)).astype(np.float32)
+    neighbours, facts = fit_neighbours(index, kind, queries)
+    shutil.copytree(source, target)
+    neighbours.save(target / NEIGHBOURS)
+    write_manifest(target, replace(Bundle.open(target).manifest, index=facts))
     return target
 
 

@@ -21,6 +21,7 @@ from recgpt.backends.tensors import NamedArrays
 from recgpt.data.ids import IdMap
 from recgpt.errors import BundleError, RequestError, ShortfallError
 from recgpt.one_hop.plan import Call, Plan
+from recgpt.one_hop.width import check_width
 from recgpt.recall.catalogue import Catalogue
 from recgpt.signature import INT64, STRING, recall_engine_spec
 from recgpt.types import Candidates, ColdStart, RecallRequest, Timings
@@ -48,10 +49,11 @@ class EngineCodec:
     Args:
         item_dtype: of item ids, ``int64`` or ``string``.
         user_dtype: of user ids, likewise.
+        num_items: of the catalogue; None leaves it to the server to say how many ids of a filter are too many.
     """
 
-    def __init__(self, *, item_dtype: str, user_dtype: str) -> None:
-        self._items, self._users = item_dtype, user_dtype
+    def __init__(self, *, item_dtype: str, user_dtype: str, num_items: int | None = None) -> None:
+        self._items, self._users, self._num_items = item_dtype, user_dtype, num_items
         self._spec = recall_engine_spec(item_dtype, user_dtype)
 
     @classmethod
@@ -60,10 +62,10 @@ class EngineCodec:
         item_dtype, user_dtype = id_dtype(catalogue.item_ids), id_dtype(catalogue.user_ids)
         if item_dtype is None or user_dtype is None:
             raise BundleError("an id is a number beyond 64 bits; expected smaller ones, or strings")
-        return cls(item_dtype=item_dtype, user_dtype=user_dtype)
+        return cls(item_dtype=item_dtype, user_dtype=user_dtype, num_items=len(catalogue.item_ids))
 
     def plan(self, requests: Sequence[RecallRequest]) -> Plan:
-        """See ``Codec.plan``; ShortfallError where nothing at all is allowed."""
+        """See ``Codec.plan``; ShortfallError where nothing is allowed, RequestError where too much is to be sent."""
         started = time.perf_counter_ns()
         sent = [self._sendable(request) for request in requests]
         groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
@@ -86,7 +88,18 @@ class EngineCodec:
         return Plan(calls=calls, read=read, started_ns=started)
 
     def feeds(self, requests: Sequence[RecallRequest]) -> NamedArrays:
-        """Requests that give the same optional fields, of ids that can be sent, as inputs of the model."""
+        """Requests that give the same optional fields, of ids that can be sent, as inputs of the model.
+
+        RequestError where one has more than may be sent.
+        """
+        for request in requests:
+            for name, values in (
+                (signature.HISTORY, request.history),
+                (signature.QUOTAS, request.quotas or ()),
+                (signature.BLOCKED, request.blocked),
+                (signature.ALLOWED, request.allowed or ()),
+            ):
+                check_width(name, len(values), self._num_items)
         histories = [request.history for request in requests]
         feeds = {
             signature.HISTORY: _padded(histories, self._items),
@@ -113,7 +126,7 @@ class EngineCodec:
         return feeds
 
     def requests(self, feeds: Mapping[str, NDArray[Any]]) -> list[RecallRequest]:
-        """The inverse of ``feeds``; RequestError where an array is missing, or of another shape or type."""
+        """The inverse of ``feeds``; RequestError where an array is missing, too wide, or of another shape or type."""
         arrays = self._checked(feeds)
         lengths = arrays[signature.LENGTHS][:, 0].tolist()
         width = arrays[signature.HISTORY].shape[1]
@@ -219,6 +232,7 @@ class EngineCodec:
                 raise RequestError(
                     f"{tensor.name} is {array.dtype} of shape {array.shape}; expected {tensor.dtype} ({batch}, {width})"
                 )
+            check_width(tensor.name, array.shape[1], self._num_items)
             arrays[tensor.name] = array
         return arrays
 

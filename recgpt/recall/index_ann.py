@@ -27,6 +27,7 @@ import numpy as np
 
 from recgpt.errors import BundleCorruptError, ConfigError
 from recgpt.extras import require
+from recgpt.recall.index_reading import reading
 from recgpt.types import Float32Array, Int64Array
 
 
@@ -43,6 +44,9 @@ class IndexKind(StrEnum):
 # How many to ask for: scores in 8 bits put the last ones of exactly k in a wrong order, those in 4 bits many more.
 _CANDIDATES_PER_FOUND, _CANDIDATES_PER_FOUND_PQ = 2, 32
 _PQ_NUMBERS, _PQ_BITS = 2, 4
+
+# How ivf_pq goes through its blocks. Faiss reads this from the file unchecked, and other numbers end the process.
+_PQ_SCAN = {"bbs": 32, "implem": 0, "qbs2": 0}
 
 # What Faiss asks for at least to train a cell, and what it is given where there are more items.
 _LEAST_PER_CELL, _TRAINING_PER_CELL = 39, 64
@@ -88,12 +92,14 @@ class Neighbours:
     def load(cls, path: Path, *, effort: int) -> Neighbours:
         """Reads what ``save`` wrote; check its hash first. BundleCorruptError if it is no such index."""
         faiss = require("faiss")
-        try:
+        with reading(path):
             index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise BundleCorruptError(f"{path}: not a readable index; export the checkpoint again") from error
         if not isinstance(index, faiss.IndexIVF | faiss.IndexHNSW):
             raise BundleCorruptError(f"{path}: expected an HNSW or IVF index; export the checkpoint again")
+        if isinstance(index, faiss.IndexIVFPQFastScan):
+            scan = {name: getattr(index, name) for name in _PQ_SCAN}
+            if scan != _PQ_SCAN:
+                raise BundleCorruptError(f"{path}: blocks of {scan}, not {_PQ_SCAN}; export the checkpoint again")
         return cls(index, effort=effort)
 
     def save(self, path: Path) -> None:
@@ -104,6 +110,11 @@ class Neighbours:
     def num_items(self) -> int:
         """How many vectors it holds."""
         return int(self._index.ntotal)
+
+    @property
+    def size(self) -> int:
+        """D, width of a vector."""
+        return int(self._index.d)
 
     @property
     def candidates_per_found(self) -> int:

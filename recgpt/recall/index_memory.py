@@ -6,9 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +13,11 @@ import numpy as np
 
 from recgpt.errors import BundleCorruptError
 from recgpt.extras import require
+from recgpt.recall.index_reading import reading
 from recgpt.types import Float32Array
 
 # Vectors begin at a multiple of this, as processors like to read them.
 _ALIGNMENT = 64
-
-_READING = threading.Lock()
 
 
 def read_flat(path: Path) -> tuple[Any, Float32Array]:
@@ -37,9 +33,8 @@ def read_flat(path: Path) -> tuple[Any, Float32Array]:
         BundleCorruptError: the file is missing or not such an index.
     """
     faiss = require("faiss")
-    try:
-        with _limits_of(faiss, path):
-            mapped = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+    with reading(path):
+        mapped = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         if not isinstance(mapped, faiss.IndexFlat) or mapped.metric_type != faiss.METRIC_INNER_PRODUCT:
             raise BundleCorruptError(f"{path}: expected a flat inner-product index; export the checkpoint again")
         num_items, width = int(mapped.ntotal), int(mapped.d)
@@ -55,25 +50,7 @@ def read_flat(path: Path) -> tuple[Any, Float32Array]:
             num_read = file.readinto(stored.data)
         if num_read != num_bytes:
             raise BundleCorruptError(f"{path}: {num_read} of {num_bytes} bytes could be read; export again")
-        with _limits_of(faiss, path):
-            index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(stored), num_bytes))
-    except (OSError, RuntimeError) as error:
-        raise BundleCorruptError(f"{path}: not a readable item index; export the checkpoint again") from error
+        index = faiss.read_index(faiss.ZeroCopyIOReader(faiss.swig_ptr(stored), num_bytes))
     memory[start - before : start] = 0
     matrix = memory[start - width * 4 : start + num_items * width * 4].view(np.float32)
     return index, matrix.reshape(num_items + 1, width)
-
-
-@contextlib.contextmanager
-def _limits_of(faiss: Any, path: Path) -> Iterator[None]:
-    """Lets Faiss read no vector that is larger than the file itself; it would ask for memory by what the file says."""
-    num_bytes = path.stat().st_size
-    with _READING:  # the limits are of the whole process
-        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
-        try:
-            faiss.set_deserialization_vector_byte_limit(num_bytes)
-            faiss.set_deserialization_loop_limit(num_bytes)
-            yield
-        finally:
-            faiss.set_deserialization_vector_byte_limit(before[0])
-            faiss.set_deserialization_loop_limit(before[1])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -23,17 +23,25 @@ from test_client import assert_same
 from test_client_layouts import requests_for
 from test_raw_requests import KNOWN
 from tiny_model import Export, Graphs, Served, bundle_copy, random_requests
-from tritonclient.grpc import service_pb2_grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from recgpt import CallPolicy, RecallClient, signature
+from recgpt.backends import triton_network
+from recgpt.backends.triton import TritonBackend
+from recgpt.backends.triton_rpc import ModelStatistics
+from recgpt.bundle import Bundle
 from recgpt.engine import Engine
 from recgpt.errors import (
     ModelUnavailableError,
+    RequestTooLargeError,
     ServerError,
+    ServerOverloadedError,
     ServerTimeoutError,
 )
+from recgpt.one_hop.engine_codec import MODEL, EngineCodec
 from recgpt.recall_by import RecallBy
 from recgpt.serving.control import ModelControl
+from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import BOUNDED, MAX_QUEUE_MICROSECONDS, write_repository
 from recgpt.serving.server import TritonServer
 from recgpt.types import Candidates, RecallRequest
@@ -141,15 +149,25 @@ def test_a_server_without_the_models_is_ready_and_says_which_are_missing(
         requests = random_requests(5, seed=32)
         with RecallClient(server.url, bundle=own_bundle, timeout_s=TIMEOUT_S) as client:
             assert_same(client.recall_many(requests), engine.recall_many(requests))
+            assert says_ready(server.url)
             with pytest.raises(ModelUnavailableError, match="cannot load stranger"):
                 control.load(["stranger"])
+            assert not says_ready(server.url)
             # Who needs other models goes on, and may come.
             assert_same(client.recall_many(requests), engine.recall_many(requests))
             with RecallClient(server.url, bundle=own_bundle, timeout_s=TIMEOUT_S) as another:
                 assert_same(another.recall_many(requests), engine.recall_many(requests))
         control.unload(["interests_2"])
+        assert not says_ready(server.url)
         with pytest.raises(ModelUnavailableError, match="does not serve interests_2 .* is not ready"):
             RecallClient(server.url, bundle=own_bundle, timeout_s=TIMEOUT_S)
+
+
+def says_ready(url: str) -> bool:
+    """What the server's readiness endpoint says, by which load balancers go."""
+    with grpc.insecure_channel(url) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        return bool(stub.ServerReady(service_pb2.ServerReadyRequest(), timeout=TIMEOUT_S).ready)
 
 
 def test_a_deadline_shorter_than_the_work_is_an_error_in_time_and_the_next_call_is_right(
@@ -161,38 +179,95 @@ def test_a_deadline_shorter_than_the_work_is_an_error_in_time_and_the_next_call_
         start = time.monotonic()
         with pytest.raises(ServerTimeoutError, match="timeout_s"):
             client.recall_many(many)
-        assert time.monotonic() - start < 20.0
+        # So many are encoded before the first is sent, which no deadline interrupts; see below for one alone.
+        assert time.monotonic() - start < 10.0
     with RecallClient(served.server.url, bundle=bundle, timeout_s=TIMEOUT_S, policy=ONCE) as client:
         assert_same(client.recall_many(few), engine.recall_many(few))
-
-
-@pytest.fixture
-def bounded(small_graphs: Graphs, tmp_path: Path) -> Iterator[TritonServer]:
-    """One model whose queue holds ``QUEUE`` rows at most."""
-    write_repository(tmp_path / "models", {"interests_2": small_graphs.files["interests_2"]}, 1)
-    settings = tmp_path / "models" / "interests_2" / BOUNDED
-    settings.write_text(re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE}", settings.read_text()))
-    arguments = ["--model-config-name=bounded"]
-    with TritonServer(tmp_path / "models", log=tmp_path / "log", arguments=arguments) as server:
-        yield server
 
 
 QUEUE, NUM_CALLS = 4, 400
 
 
-def test_at_many_times_what_it_can_do_a_bounded_server_refuses_and_stays_quick(bounded: TritonServer) -> None:
+def full_message(model: str) -> Any:
+    """A request of as many rows as a model takes at once."""
+    if model == MODEL:
+        codec = EngineCodec(item_dtype="string", user_dtype="int64")
+        return Raw(codec.feeds([RecallRequest(history=["i5", "i9"], k=10)] * 256), model=MODEL).message()
     full = Raw({name: np.repeat(array, 256, axis=0) for name, array in KNOWN.arrays.items()})
-    full = with_array(full, signature.EXCLUDED_IDS, np.zeros((256, 1), dtype=np.int64))
-    message = full.message()
-    with grpc.insecure_channel(bounded.url) as channel:
-        infer = service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+    return with_array(full, signature.EXCLUDED_IDS, np.zeros((256, 1), dtype=np.int64)).message()
+
+
+@contextlib.contextmanager
+def inferring(url: str) -> Iterator[Any]:
+    """The raw call."""
+    with grpc.insecure_channel(url) as channel:
+        yield service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+
+
+def seconds_alone(infer: Any, message: Any) -> float:
+    """What a call takes that nobody is before, after the first."""
+    infer(message, timeout=TIMEOUT_S)
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
         infer(message, timeout=TIMEOUT_S)
-        times = []
-        for _ in range(20):
-            start = time.perf_counter()
-            infer(message, timeout=TIMEOUT_S)
-            times.append(time.perf_counter() - start)
-        alone_s = float(np.median(times))
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def test_a_request_whose_time_is_over_is_dropped_from_the_queue(served: Served, bundle: Path) -> None:
+    message, request = full_message("interests_2"), RecallRequest(history=["i5", "i9"], k=10, quotas=(5, 5))
+    url, version = served.server.url, str(Bundle.open(bundle).manifest.version)
+    backend = TritonBackend(url, served.graphs.spec, fused=(2,), model_version=version, timeout_s=TIMEOUT_S)
+    with (
+        contextlib.closing(backend),
+        inferring(url) as infer,
+        RecallClient(url, bundle=bundle, timeout_s=1.0, policy=ONCE) as client,
+    ):
+        many = int(10.0 / seconds_alone(infer, message))  # takes several seconds, less where sending takes long
+        before = settled(backend, "interests_2")
+        futures = [infer.future(message, timeout=TIMEOUT_S) for _ in range(many)]
+        start = time.monotonic()
+        with pytest.raises(ServerTimeoutError, match="timeout_s"):
+            client.recall_many([request])
+        assert time.monotonic() - start < 5.0  # a busy machine's; the deadline is 1
+        assert not futures[-1].done()
+        for future in futures:
+            future.result()
+        after = settled(backend, "interests_2")
+        client.recall_many([request])
+        again = settled(backend, "interests_2")
+    assert (after.num_inferences - before.num_inferences, after.num_failures - before.num_failures) == (many * 256, 1)
+    assert (again.num_inferences - after.num_inferences, again.num_failures - after.num_failures) == (1, 0)
+
+
+def settled(backend: TritonBackend, model: str) -> ModelStatistics:
+    """What the server has counted, once it stands still: it counts a call after it has answered it."""
+    last, now = None, backend.statistics()[model]
+    while now != last:
+        time.sleep(0.5)
+        last, now = now, backend.statistics()[model]
+    return now
+
+
+@pytest.fixture(scope="module")
+def bounded(small_graphs: Graphs, served_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of a server whose models have queues of ``QUEUE`` requests at most."""
+    folder, bundle = tmp_path_factory.mktemp("bounded"), Bundle.open(served_bundle)
+    models = folder / "models"
+    write_repository(models, small_graphs.files, bundle.manifest.version, engine=EngineFiles.of(bundle))
+    for settings in models.glob(f"*/{BOUNDED}"):
+        settings.write_text(re.sub(r"max_queue_size: \d+", f"max_queue_size: {QUEUE}", settings.read_text()))
+    arguments = ["--model-config-name=bounded"]
+    with TritonServer(models, log=folder / "log", arguments=arguments, ready_timeout_s=3 * TIMEOUT_S) as server:
+        yield server.url
+
+
+@pytest.mark.parametrize("model", ["interests_2", MODEL])
+def test_at_many_times_what_it_can_do_a_bounded_server_refuses_and_stays_quick(bounded: str, model: str) -> None:
+    message = full_message(model)
+    with inferring(bounded) as infer:
+        alone_s = seconds_alone(infer, message)
         ended: dict[int, float] = {}
         started, futures = [], []
         for number in range(NUM_CALLS):
@@ -213,6 +288,51 @@ def test_at_many_times_what_it_can_do_a_bounded_server_refuses_and_stays_quick(b
     # the last would wait for all. A second, and a quarter of all, are for a busy machine.
     assert max(accepted_s) < MAX_QUEUE_MICROSECONDS / 1e6 + 1.0 + alone_s * NUM_CALLS / 4
     assert again.raw_output_contents
+
+
+@pytest.mark.parametrize(("recall_by", "model"), [("client", "interests_2"), ("engine", MODEL)])
+def test_a_client_is_told_of_overload_and_answered_once_it_is_over(
+    bounded: str, bundle: Path, engine: Engine, recall_by: str, model: str
+) -> None:
+    message, done = full_message(model), threading.Event()
+    request = RecallRequest(history=["i5", "i9"], k=10, quotas=(5, 5))
+
+    def press() -> None:
+        while not done.is_set():
+            try:
+                infer(message, timeout=TIMEOUT_S)
+            except grpc.RpcError:
+                done.wait(0.01)
+
+    with (
+        inferring(bounded) as infer,
+        RecallClient(bounded, bundle=bundle, timeout_s=TIMEOUT_S, policy=ONCE, recall_by=recall_by) as client,
+    ):
+        others = [threading.Thread(target=press) for _ in range(4 * QUEUE)]
+        for other in others:
+            other.start()
+        try:
+            with Callers(client, [request]) as callers:
+                callers.wait_for(lambda: any(isinstance(error, ServerOverloadedError) for error in callers.errors))
+        finally:
+            done.set()
+            for other in others:
+                other.join()
+        # See above: what waited too long is refused too.
+        assert {type(error) for error in callers.errors} <= {ServerOverloadedError, ServerTimeoutError}
+        assert_same(client.recall_many([request]), engine.recall_many([request]))
+
+
+def test_a_message_above_the_limit_is_an_error_that_says_so(
+    served: Served, bundle: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = ("grpc.max_send_message_length", 2**16)
+    monkeypatch.setattr(triton_network, "_CHANNEL", [limit, *triton_network._CHANNEL[1:]])
+    few = random_requests(5, seed=37)
+    with RecallClient(served.server.url, bundle=bundle, timeout_s=TIMEOUT_S) as client:
+        with pytest.raises(RequestTooLargeError, match="larger than max .* send fewer requests at a time"):
+            client.recall_many(few * 400)
+        assert_same(client.recall_many(few), engine.recall_many(few))
 
 
 CALLERS = """

@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
-from tiny_model import Export
+from tiny_model import NUM_ITEMS, Export, approximate_copy
 
-from recgpt.bundle import INDEX, POPULARITY, Bundle, write_manifest
+from recgpt.bundle import INDEX, NEIGHBOURS, POPULARITY, Bundle, write_manifest
 from recgpt.engine import Engine
 from recgpt.errors import BundleError, CheckpointError, RecGPTError
 from recgpt.model.checkpoint import load_checkpoint
 from recgpt.publishing import Publisher
+from recgpt.recall.index_ann import IndexKind, Neighbours
 
 
 class Code:
@@ -60,6 +61,19 @@ def as_another_index(path: Path) -> None:
     faiss.write_index(index, str(path))
 
 
+def as_a_flat_index(path: Path) -> None:
+    faiss.write_index(faiss.IndexFlatIP(16), str(path))
+
+
+def as_a_narrower_index(path: Path) -> None:
+    """With as many vectors."""
+    Neighbours.build(IndexKind.HNSW, np.ones((NUM_ITEMS, 8), dtype=np.float32)).save(path)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
@@ -81,7 +95,22 @@ def as_another_index(path: Path) -> None:
 def test_it_is_refused_by_engines_and_never_published(
     export: Export, tmp_path: Path, name: str, spoil: Callable[[Path], None]
 ) -> None:
-    folder = shutil.copytree(export.bundle, tmp_path / "bundle")
+    check_refused(export.bundle, tmp_path, name, spoil)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [as_pickle, as_another_index, as_a_flat_index, as_a_narrower_index, truncated],
+    ids=lambda spoil: spoil.__name__,
+)
+def test_so_is_what_should_name_candidates(export: Export, tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    approximate = approximate_copy(export.bundle, tmp_path / "approximate", IndexKind.IVF_SQ8)
+    Engine.load(approximate, num_threads=1).close()  # as it was
+    check_refused(approximate, tmp_path, NEIGHBOURS, spoil)
+
+
+def check_refused(bundle: Path, tmp_path: Path, name: str, spoil: Callable[[Path], None]) -> None:
+    folder = shutil.copytree(bundle, tmp_path / "bundle")
     spoil(folder / name)
     manifest = Bundle.open(folder).manifest
     write_manifest(folder, manifest)  # hashes of what stands there now

@@ -13,10 +13,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raw_requests import LONG, QUICK, REFUSALS, Arrays, Ask, Raw, asking, assert_serves_as_before, changed
+from raw_requests import (
+    LONG,
+    QUICK,
+    REFUSALS,
+    TIMEOUT_S,
+    Arrays,
+    Ask,
+    Raw,
+    asking,
+    assert_serves_as_before,
+    changed,
+    with_array,
+)
 from tiny_model import MAX_LENGTH, NUM_ITEMS, Served
 
-from recgpt import signature
+from recgpt import RecallClient, signature
+from recgpt.client_core import CallReport
 from recgpt.engine import Engine
 from recgpt.errors import RequestError
 from recgpt.one_hop.engine_codec import MAX_ROWS, MODEL, EngineCodec
@@ -82,6 +95,31 @@ def check_answer_or_refusal(ask: Ask, engine: Engine, codec: EngineCodec, raw: R
         for name, array in expected.items():
             np.testing.assert_array_equal(found[name], array)
     assert_serves_as_before(ask, known, before)
+
+
+@pytest.mark.parametrize("name", [signature.HISTORY, signature.BLOCKED, signature.ALLOWED])
+def test_a_million_ids_are_refused_and_the_server_goes_on(ask: Ask, codec: EngineCodec, name: str) -> None:
+    known = Raw(codec.feeds([KNOWN]), model=MODEL)
+    before = ask(known)
+    many = with_array(known, name, np.full((1, 1_000_000), b"i5", dtype=object))
+    with pytest.raises(grpc.RpcError, match=f"{name} of 1000000 values: expected at most") as refusal:
+        ask(many)
+    assert refusal.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert_serves_as_before(ask, known, before)
+
+
+def test_a_client_is_told_the_same_before_anything_is_sent(served: Served, served_bundle: Path) -> None:
+    reports: list[CallReport] = []
+    with RecallClient(
+        served.server.url, bundle=served_bundle, timeout_s=TIMEOUT_S, recall_by="engine", on_call=reports.append
+    ) as client:
+        for many in ({"history": ["i5"] * 1_000_000}, {"history": ["i5"], "blocked": [f"x{n}" for n in range(70_000)]}):
+            with pytest.raises(RequestError, match="values: expected at most"):
+                client.recall_many([KNOWN, RecallRequest(**many)])
+        assert [len(report.attempts) for report in reports] == [0, 0]
+        # All that the catalogue has may stand in filters, and a long history is seen to its beginning.
+        answer = client.recall(["i5", *["i9"] * 60_000], k=290, quotas=(290,), allowed=client.catalogue.item_ids.ids)
+        assert not {"i5", "i9"} & {*answer.item_ids}
 
 
 @st.composite

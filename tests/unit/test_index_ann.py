@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
+from test_index import little_memory
 
 from recgpt.bench.catalogues import item_vectors, query_vectors
 from recgpt.errors import BundleCorruptError, ConfigError
@@ -141,3 +143,63 @@ def test_few_items_make_few_cells() -> None:
         neighbours, facts = fit_neighbours(exact, kind, queries)
         assert facts["k"] == 30
         np.testing.assert_array_equal(exact.approximate(neighbours).search(queries, 5)[0], exact.search(queries, 5)[0])
+
+
+@pytest.fixture(scope="module")
+def contents(vectors: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> dict[IndexKind, bytes]:
+    """A small file of each kind."""
+    path = tmp_path_factory.mktemp("contents") / "index"
+    found = {}
+    for kind in APPROXIMATE:
+        Neighbours.build(kind, vectors[:200]).save(path)
+        found[kind] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("size", [2**24, 2**40, 2**62, -1])
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_a_file_that_claims_sizes_beyond_its_own_is_refused_before_memory_is_asked_for(
+    kind: IndexKind, contents: dict[IndexKind, bytes], tmp_path: Path, size: int
+) -> None:
+    path, content, num_refused = tmp_path / "item_neighbours.faiss", contents[kind], 0
+    for place in range(4, 500):  # all numbers that are no vectors stand there, or at the end
+        path.write_bytes(content[:place] + size.to_bytes(8, "little", signed=True) + content[place + 8 :])
+        try:
+            with little_memory():
+                Neighbours.load(path, effort=1)
+        except BundleCorruptError as error:
+            num_refused += 1
+            assert "item_neighbours.faiss" in str(error)
+    assert num_refused > 50
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("kind", APPROXIMATE)
+def test_altered_bytes_are_refused_or_harmless_in_searches_too(
+    kind: IndexKind, contents: dict[IndexKind, bytes], queries: np.ndarray, tmp_path: Path, seed: int
+) -> None:
+    path, content, rng = tmp_path / "item_neighbours.faiss", contents[kind], np.random.default_rng(seed)
+    for _ in range(250):
+        altered = bytearray(content)
+        last = len(content) if rng.random() < 0.5 else 500
+        for place in rng.integers(0, last, rng.integers(1, 5)):
+            altered[place] = rng.integers(0, 256)
+        path.write_bytes(altered[: rng.integers(4, len(altered) + 1)] if rng.random() < 0.3 else altered)
+        with contextlib.suppress(BundleCorruptError):
+            with little_memory():
+                loaded = Neighbours.load(path, effort=4)
+            if loaded.size == SIZE:  # a bundle asks no other
+                assert loaded.candidates(queries[:3], 10).shape == (3, 10)
+
+
+@pytest.mark.parametrize("name", ["bbs", "implem", "qbs2"])
+def test_a_way_to_scan_that_would_end_the_process_is_refused(
+    contents: dict[IndexKind, bytes], tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "item_neighbours.faiss"
+    path.write_bytes(contents[IndexKind.IVF_PQ])
+    index = faiss.read_index(str(path))
+    setattr(index, name, 64)
+    faiss.write_index(index, str(path))
+    with pytest.raises(BundleCorruptError, match=f"'{name}': 64"):
+        Neighbours.load(path, effort=1)

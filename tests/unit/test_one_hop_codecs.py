@@ -16,6 +16,7 @@ from recgpt.one_hop.answering import answer_all
 from recgpt.one_hop.engine_codec import EngineCodec, id_dtype
 from recgpt.one_hop.graph_codec import GraphCodec
 from recgpt.one_hop.remote import RemoteRecall, marked, typed
+from recgpt.one_hop.width import MAX_WIDTH
 from recgpt.signature import GraphSpec
 from recgpt.types import MERGES, RecallRequest
 
@@ -133,6 +134,37 @@ def test_arrays_of_another_shape_or_type_are_named(name: str, array: np.ndarray,
         codec.requests(feeds | {name: array})
     with pytest.raises(RequestError, match=r"\['k'\] are missing"):
         codec.requests({other: value for other, value in feeds.items() if other != "k"})
+
+
+@pytest.mark.parametrize(
+    ("name", "most"), [("history", MAX_WIDTH), ("blocked", MAX_WIDTH + 30), ("allowed", MAX_WIDTH + 30)]
+)
+def test_both_ends_take_as_many_ids_as_may_be_and_refuse_one_more(name: str, most: int) -> None:
+    codec = EngineCodec(item_dtype="int64", user_dtype="int64", num_items=30)
+    full, one_more = (RecallRequest(**{"history": [1], "k": 3} | {name: range(number)}) for number in (most, most + 1))
+    [call] = codec.plan([full]).calls
+    assert codec.requests(call.feeds) == [full]
+    with pytest.raises(RequestError, match=f"{name} of {most + 1} values: expected at most {most};"):
+        codec.plan([full, one_more])
+    with pytest.raises(RequestError, match=f"{name} of {most + 1} values: expected at most {most};"):
+        codec.requests(call.feeds | {name: np.ones((1, most + 1), dtype=np.int64)})
+
+
+def test_so_they_do_with_quotas_and_segments() -> None:
+    codec = EngineCodec(item_dtype="int64", user_dtype="int64")
+    many = MAX_WIDTH + 1
+    with pytest.raises(RequestError, match="quotas of 65537 values"):
+        codec.plan([RecallRequest(history=[1], k=many, quotas=[1] * many)])
+    feeds = codec.feeds([RecallRequest(history=[1], segments=[0], k=2, quotas=[1, 1])])
+    for name in ("quotas", "segment_ids"):
+        with pytest.raises(RequestError, match=f"{name} of 65537 values"):
+            codec.requests(feeds | {name: np.ones((1, many), dtype=np.int64)})
+
+
+def test_without_the_catalogues_size_the_server_says_how_many_ids_of_a_filter_are_too_many() -> None:
+    codec = EngineCodec(item_dtype="int64", user_dtype="int64")
+    request = RecallRequest(history=[1], blocked=range(2 * MAX_WIDTH))
+    assert codec.requests(codec.feeds([request])) == [request]
 
 
 def test_the_type_of_ids_on_the_wire() -> None:
