@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from recgpt.asking import drive_async
 from recgpt.bench.load import Lists
-from recgpt.bench.load_rows import ALONE, LIMIT_MS, OFFLINE, SERVER, Used, group_cpu_s, load_row, meets
+from recgpt.bench.load_rows import ALONE, HELD, LIMIT_MS, OFFLINE, SERVER, Used, group_cpu_s, load_row, meets
 from recgpt.bench.open_loop import AsyncRecall, Run, offline, serve
 from recgpt.bench.rate_search import Bracket, search_rate
 from recgpt.bench.results import Fact, Row
@@ -21,6 +21,9 @@ from recgpt.types import Candidates, RecallRequest
 # spoils a run of seconds.
 _NEARLY = 4.0
 
+# Runs that hold a bar's rate; their median counts.
+_NUM_HELD = 3
+
 OFFLINE_BATCH, _UNDER_WAY = 256, 2
 
 
@@ -30,6 +33,7 @@ class Effort:
 
     Attributes:
         run_s: of each run of the Server scenario.
+        held_s: of each run that holds a bar's rate.
         offline_s: about, of the one run of the Offline scenario.
         ladder: rates that are tested in any case, up to the first that misses the bound.
         lowest: least rate to be tested.
@@ -37,6 +41,7 @@ class Effort:
     """
 
     run_s: float
+    held_s: float
     offline_s: float
     ladder: tuple[float, ...]
     lowest: float
@@ -81,10 +86,15 @@ class LayoutLoad:
 
         return await drive_async(search_rate(effort.ladder, precision=effort.precision, lowest=effort.lowest), is_met)
 
-    async def serve(self, rate: float, duration_s: float, *, attempt: int) -> Row:
+    async def hold(self, rate: float, effort: Effort) -> None:
+        """The Server scenario at a bar's rate for longer, several times, each with other arrivals."""
+        for attempt in range(1, _NUM_HELD + 1):
+            await self.serve(rate, effort.held_s, attempt=attempt, mode=HELD)
+
+    async def serve(self, rate: float, duration_s: float, *, attempt: int, mode: str = SERVER) -> Row:
         """One run of the Server scenario."""
         return await self._run(
-            {"mode": SERVER, "rate": rate, "attempt": attempt},
+            {"mode": mode, "rate": rate, "attempt": attempt},
             lambda: serve(self.recall, self.requests, rate=rate, duration_s=duration_s, seed=attempt),
         )
 
