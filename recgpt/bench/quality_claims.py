@@ -1,11 +1,22 @@
-"""What the paper found, and whether a quality report finds it too."""
+"""What the paper found, and whether quality reports find it too; and what else they tested."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from recgpt.bench.quality_tables import NO_PROMPTS, PRETRAIN, RECGPT, RECGPT_1, VARIANT_1, Report, number, title
+from recgpt.bench.differences import judged
+from recgpt.bench.quality_tables import (
+    NAMES,
+    NO_PROMPTS,
+    PRETRAIN,
+    RECGPT,
+    RECGPT_1,
+    VARIANT_1,
+    Report,
+    title,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,28 +62,44 @@ PAPER_HR_10: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def claim_rows(report: Report) -> Iterator[tuple[str, ...]]:
-    """Each claim that a report can judge: its text, the data, the paper's difference, ours, interval, p, verdict."""
-    paper = PAPER_HR_10.get(report["dataset"])
-    for claim in CLAIMS:
-        for row in report["significance"]:
-            if (row["system"], row["baseline"]) != (claim.system, claim.baseline):
-                continue
-            found = row["hr@10"]
-            theirs = f"{paper[claim.system] - paper[claim.baseline]:+.4f}" if paper else "-"
-            yield (
-                claim.text,
-                title(report),
-                theirs,
-                f"{found['difference']:+.4f}",
-                f"{found['low']:+.4f} to {found['high']:+.4f}",
-                number(found["p_bootstrap"], digits=3),
-                verdict(found["low"], found["high"], is_better=claim.is_better),
-            )
+def claim_rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
+    """Each claim that a report can judge: text, data, the paper's difference, ours as it was tested, verdict."""
+    found = [(report, claim, ours) for report in reports for claim in CLAIMS for ours in _differences(report, claim)]
+    return [
+        (claim.text, title(report), _papers(report, claim), *tested.cells, verdict(tested.sign, claim))
+        for (report, claim, _), tested in zip(found, judged([ours for *_, ours in found]), strict=True)
+    ]
 
 
-def verdict(low: float, high: float, *, is_better: bool) -> str:
-    """What an interval of a difference says of a claim."""
-    if low <= 0 <= high:
+def other_rows(reports: Iterable[Report]) -> list[tuple[str, ...]]:
+    """Each difference of a report that is no claim of the paper's: what, data, metric, ours as it was tested."""
+    of_the_paper = {(claim.system, claim.baseline) for claim in CLAIMS}
+    found = [
+        (report, row, metric)
+        for report in reports
+        for row in report["significance"]
+        if (row["system"], row["baseline"]) not in of_the_paper
+        for metric in ("hr@10", "ndcg@10")
+    ]
+    return [
+        (f"{NAMES[row['system']]}; against: {NAMES[row['baseline']]}", title(report), metric, *tested.cells)
+        for (report, row, metric), tested in zip(found, judged([row[metric] for _, row, metric in found]), strict=True)
+    ]
+
+
+def verdict(sign: int, claim: Claim) -> str:
+    """What the sign of a difference, 0 within noise, says of a claim."""
+    if sign == 0:
         return "no difference beyond noise"
-    return "holds" if (low > 0) == is_better else "the opposite holds"
+    return "holds" if (sign > 0) == claim.is_better else "the opposite holds"
+
+
+def _differences(report: Report, claim: Claim) -> list[Mapping[str, Any]]:
+    """HR@10 of a claim; at most one."""
+    pair = (claim.system, claim.baseline)
+    return [row["hr@10"] for row in report["significance"] if (row["system"], row["baseline"]) == pair]
+
+
+def _papers(report: Report, claim: Claim) -> str:
+    paper = PAPER_HR_10.get(report["dataset"])
+    return f"{paper[claim.system] - paper[claim.baseline]:+.4f}" if paper else "-"

@@ -21,7 +21,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_prompts(reports: Sequence[Report], target: Path) -> None:
-    """Figure 4 of the paper again: quality by the number of generated prompts an item.
+    """Figure 4 of the paper again: what the number of generated prompts an item changes, and deviations over seeds.
 
     Args:
         reports: as ``benchmarks/recall_quality.py`` writes them.
@@ -40,7 +40,7 @@ def plot_prompts(reports: Sequence[Report], target: Path) -> None:
 
 
 def plot_quotas(reports: Sequence[Report], target: Path) -> None:
-    """Figures 5 and 6 of the paper again: quality by (m, n), the items from each step; as ``plot_prompts``."""
+    """Figures 5 and 6 of the paper again: the same of (m, n), the items from each step."""
     _plot(
         [(title(report), report["quotas_sweep"]) for report in reports],
         label=lambda row: "{},{}".format(*row["quotas"], 0),
@@ -66,7 +66,7 @@ def _plot(
         for line, metric in enumerate(METRICS):
             _draw(axes[line, column], rows, metric, [label(row) for row in rows])
     for line, metric in enumerate(METRICS.values()):
-        axes[line, 0].set_ylabel(metric, color=FAINT, fontsize=10)
+        axes[line, 0].set_ylabel(f"{metric}, less the leftmost", color=FAINT, fontsize=10)
     figure.supxlabel(xlabel, color=FAINT, fontsize=10)
     figure.suptitle(heading, color=INK, fontsize=13, fontweight="bold")
     axes[0, 0].legend(loc="lower left", frameon=False, fontsize=9)
@@ -74,14 +74,15 @@ def _plot(
 
 
 def _draw(axes: Axes, rows: Rows, metric: str, labels: Sequence[str]) -> None:
+    axes.axhline(0, color=FAINT, linewidth=0.8)
     for stage, colour, marker in STAGES:
-        means = [row[stage]["mean"][metric] for row in rows]
+        means = [row[stage]["mean"][metric] - rows[0][stage]["mean"][metric] for row in rows]
         deviations = [row[stage].get("deviation", {}).get(metric, 0.0) for row in rows]
         axes.errorbar(
             range(len(rows)), means, yerr=deviations, color=colour, marker=marker, markersize=4, capsize=2, label=stage
         )
     axes.set_xticks(range(len(rows)), labels)
-    axes.set_ylim(bottom=0)
+    axes.margins(y=0.15)
     axes.tick_params(colors=FAINT, labelsize=8)
     axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -5,28 +5,33 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from recgpt.bench.differences import COLUMNS
 from recgpt.bench.ensembles_report import ensemble_parts
+from recgpt.bench.feedback_report import feedback_parts
 from recgpt.bench.horizon import plot_horizon
-from recgpt.bench.quality_claims import claim_rows
+from recgpt.bench.horizon_report import horizon_parts
+from recgpt.bench.quality_claims import claim_rows, other_rows
 from recgpt.bench.quality_plots import plot_prompts, plot_quotas
 from recgpt.bench.quality_tables import (
     FINISHED,
     METRICS,
     NAMES,
     PAPER,
+    POP,
     RECGPT,
+    RECGPT_1,
     Report,
-    difference,
     headline_rows,
     number,
     own_reports,
     summary_table,
     title,
 )
+from recgpt.bench.recipe_steps_report import recipe_steps_parts
 from recgpt.errors import DataError
 from recgpt.files import atomic_path
 from recgpt.tables import markdown_table
@@ -34,6 +39,7 @@ from recgpt.tables import markdown_table
 PARTS: Mapping[str, str] = {
     "quality": "benchmarks/recall_quality.py",
     "ensembles": "benchmarks/ensembles.py",
+    "recipe_steps": "benchmarks/recipe_steps.py",
     "horizon": "benchmarks/horizon.py",
     "feedback_quality": "benchmarks/feedback_quality.py",
 }
@@ -47,25 +53,20 @@ _HEAD = """\
 Leave-one-out: of each user the last item tests, the one before validates, the rest trains. The whole catalogue is
 ranked, items of the history left out, ties against the model. Everything was chosen on validation; test targets were
 looked at once a finished model. Recipes: `benchmarks/recipes/`. Differences are paired over users; an interval is the
-bootstrap's 95 %, and where it holds 0 no claim is made. Published results are of single runs unless they say otherwise,
-on the same files, ranked in the same way.
+bootstrap's 95 %. p is the bootstrap's too; adjusted, it takes into account how many differences a table holds
+(Benjamini and Hochberg), and from .05 on no claim is made. Seeds are averaged by user first, so p says nothing of how a
+mean moves with the seeds: the deviations do. Published results are of single runs unless they say otherwise, on the
+same files, ranked in the same way; without their lists, differences from them cannot be tested.
 """
 
 _EXPORTED = """\
-The engine in ONNX Runtime on the exported graphs, on the test targets; the first seed's model. `same lists`: share of
-users with exactly PyTorch's items in its order.
+The engine in ONNX Runtime on the exported graphs, on the test targets; the first seed's model. In brackets what PyTorch
+has more or less. `same lists`: share of users with exactly PyTorch's items in its order.
 """
 
 _CLAIMS = """\
-Which of the paper's findings hold here. Differences of HR@10; `p` is the bootstrap's. With (9, 1) the first nine items
-are the same in one step and in two, so only the tenth can differ: differences between them are small by construction.
-"""
-
-
-_HORIZON = """\
-Distance: mean of 1 - cosine over the pairs of a list. Coverage: share of the catalogue that is in some list.
-Popularity: how often a listed item occurs in the training data, on average. New items by step: items of the catalogue
-that this step was the first to bring into any list.
+Which of the paper's findings hold here. Differences of HR@10. With (9, 1) the first nine items are the same in one step
+and in two, so only the tenth can differ: differences between them are small by construction.
 """
 
 
@@ -108,12 +109,14 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     reports, ensembles = read_reports(results), read_ensembles(results)
     horizons = sorted(results.glob("horizon_*.json"))
     feedback = results / "feedback_quality.json"
+    steps = [_read(path, {"dataset", "rows"}) for path in sorted(results.glob("recipe_steps_*.json"))]
     if not reports:
         raise DataError(f"{results} has no quality_*.json; run {PARTS['quality']} first")
     parts = [
         _HEAD,
         *_summary(reports, ensembles),
         *_headlines(reports),
+        *recipe_steps_parts(steps),
         *ensemble_parts(ensembles),
         *_claims(reports),
         *_sweeps(reports, results, out),
@@ -122,7 +125,7 @@ def write_quality(results: Path, out: Path) -> tuple[str, ...]:
     for path in horizons:
         parts += _horizon(path, out)
     if feedback.is_file():
-        parts += _feedback(_read(feedback, {"method", "rows"}))
+        parts += feedback_parts(_read(feedback, {"method", "rows"}))
     missing = tuple(_missing(reports, horizons, feedback))
     if missing:
         parts.append("## Not measured yet\n\n" + "\n".join(f"- `{command}`" for command in missing))
@@ -161,16 +164,19 @@ def _headlines(reports: Sequence[Report]) -> Iterator[str]:
             values = ", ".join(
                 f"{NAMES[name]} {number(found['hr@10'])} / {number(found['ndcg@10'])}"
                 for name, found in unmasked.items()
+                if name in (RECGPT, RECGPT_1, FINISHED, POP)
             )
             yield f"Without leaving out items of the history, HR@10 / NDCG@10: {values}."
 
 
 def _claims(reports: Sequence[Report]) -> Iterator[str]:
-    rows = [row for report in reports for row in claim_rows(report)]
+    rows = claim_rows(reports)
     if rows:
         yield "## The paper's findings, measured again"
         yield _CLAIMS
-        yield markdown_table(("finding", "data", "paper", "here", "95 %", "p", ""), rows)
+        yield markdown_table(("finding", "data", "paper", *COLUMNS, ""), rows)
+        yield "All other differences that were tested:"
+        yield markdown_table(("what", "data", "metric", *COLUMNS), other_rows(reports))
 
 
 def _sweeps(reports: Sequence[Report], results: Path, out: Path) -> Iterator[str]:
@@ -183,22 +189,25 @@ def _sweeps(reports: Sequence[Report], results: Path, out: Path) -> Iterator[str
             draw(found, results / name)
             yield f"## {heading}"
             yield _image(results / name, out)
-    for report in swept:
-        best = max(report["prompts"], key=lambda row: float(row["validation"]["mean"]["ndcg@10"]))
-        quotas = max(report["quotas_sweep"], key=lambda row: float(row["validation"]["mean"]["ndcg@10"]))
-        yield (
-            f"{title(report)}: best on validation K = {best['num_prompts']} (the paper: 1 to 3) and "
-            f"({', '.join(map(str, quotas['quotas']))}) (the paper: (9, 1) and (8, 2))."
-        )
+    for report in reports:
+        quotas = f"({', '.join(map(str, _best(report['quotas_sweep'])['quotas']))}) (the paper: (9, 1) and (8, 2))"
+        prompts = f"K = {_best(report['prompts'])['num_prompts']} (the paper: 1 to 3) and " if report in swept else ""
+        yield f"{title(report)}: best on validation {prompts}{quotas}."
+
+
+def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return max(rows, key=lambda row: float(row["validation"]["mean"]["ndcg@10"]))
 
 
 def _exported(reports: Sequence[Report]) -> Iterator[str]:
     rows = [
-        (title(report), precision, quotas, *(number(found[metric]) for metric in METRICS), _share(found))
+        (title(report), precision, quotas)
+        + tuple(_with_loss(found[metric], reference[metric]) for metric in METRICS)
+        + (f"{found['identical_lists']:.2%}",)
         for report in reports
         for precision, of_quotas in report.get("exported", {}).items()
-        for quotas, found in of_quotas.items()
-        if isinstance(found, Mapping)
+        for quotas, reference in _in_pytorch(report).items()
+        for found in (of_quotas[quotas],)
     ]
     if rows:
         yield "## After export"
@@ -206,8 +215,15 @@ def _exported(reports: Sequence[Report]) -> Iterator[str]:
         yield markdown_table(("data", "precision", "quotas", *METRICS, "same lists"), rows)
 
 
-def _share(found: Mapping[str, Any]) -> str:
-    return f"{found['identical_lists']:.2%}"
+def _in_pytorch(report: Report) -> dict[str, Mapping[str, float]]:
+    """By quotas the metrics of the model that was exported."""
+    systems = {"9,1": RECGPT, "10": RECGPT_1}
+    by_seed = report.get("by_seed", {system: [report["metrics"][system]] for system in systems.values()})
+    return {quotas: by_seed[system][0] for quotas, system in systems.items()}
+
+
+def _with_loss(value: float, reference: float) -> str:
+    return f"{number(value)} ({round(reference, 4) - round(value, 4):+.4f})"
 
 
 def _horizon(path: Path, out: Path) -> Iterator[str]:
@@ -215,44 +231,7 @@ def _horizon(path: Path, out: Path) -> Iterator[str]:
     plot_horizon(path, path.with_suffix(".png"))
     yield f"## What several steps are for: {result['method']['title']}"
     yield _image(path.with_suffix(".png"), out)
-    rows = result["rows"]
-    k = rows[0]["k"]
-    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
-        f"recall@{k}": lambda row: number(row[f"recall@{k}"]),
-        "against one step": lambda row: _against(row["against_one_step"]),
-        "distance": lambda row: number(row["intra_list_distance"]),
-        "coverage": lambda row: number(row["coverage"]),
-        "popularity": lambda row: f"{row['mean_popularity']:.1f}",
-        "new items by step": lambda row: ", ".join(map(str, row["new_items_by_step"])),
-    }
-    yield markdown_table(
-        ("steps", "quotas", "merge", *columns),
-        [
-            (str(row["num_interests"]), ",".join(map(str, row["quotas"])), row["merge"])
-            + tuple(cell(row) for cell in columns.values())
-            for row in rows
-        ],
-    )
-    yield _HORIZON
-    yield f"How: {result['method']['text']}"
-
-
-def _feedback(result: Mapping[str, Any]) -> Iterator[str]:
-    counts = result["method"]["parameters"]
-    yield f"## {result['method']['title']}"
-    yield (
-        f"KuaiRand: {counts['num_users']:,} users, {counts['num_items']:,} videos, {counts['num_clicks']:,} clicks, "
-        f"{counts['num_unclicked']:,} unclicked; mean and deviation over seeds."
-    )
-    yield markdown_table(
-        ("model", "quotas", "better on validation", *METRICS),
-        [
-            (row["row"], ",".join(map(str, row["quotas"])), f"{row['num_better']} of {len(row['seeds'])}")
-            + tuple(number(row["mean"][metric], row["deviation"][metric]) for metric in METRICS)
-            for row in result["rows"]
-        ],
-    )
-    yield f"How: {result['method']['text']}"
+    yield from horizon_parts(result)
 
 
 def _missing(reports: Sequence[Report], horizons: Sequence[Path], feedback: Path) -> Iterator[str]:
@@ -264,10 +243,6 @@ def _missing(reports: Sequence[Report], horizons: Sequence[Path], feedback: Path
         yield f"python {PARTS['horizon']} --data FILE"
     if not feedback.is_file():
         yield f"python {PARTS['feedback_quality']} --data FILE"
-
-
-def _against(found: Mapping[str, Any] | None) -> str:
-    return "-" if found is None else difference(found)
 
 
 def _image(path: Path, out: Path) -> str:

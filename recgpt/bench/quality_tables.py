@@ -139,8 +139,10 @@ def summary_table(reports: Sequence[Report], ensembles: Mapping[str, Report]) ->
         rows.append([name, *map(pair, best)])
     for system, name in {
         POP: "most popular items",
-        FINISHED: "`recgpt train`",
-        ENSEMBLE: "`recgpt ensemble` of these seeds",
+        RECGPT: "RecGPT: both stages, two steps",
+        FINISHED: "`recgpt train`, which keeps the better stage",
+        RECGPT_ENSEMBLE: "RecGPT: `recgpt ensemble` of the seeds, both stages, two steps",
+        ENSEMBLE: "`recgpt ensemble` of the seeds as `recgpt train` leaves them",
     }.items():
         rows.append([name, *(pair(report["metrics"][system]) for report in reports)])
     if all(report["dataset"] in ensembles for report in reports):
@@ -152,11 +154,6 @@ def summary_table(reports: Sequence[Report], ensembles: Mapping[str, Report]) ->
 def pair(metrics: Mapping[str, float]) -> str:
     """HR@10 / NDCG@10."""
     return f"{number(metrics['hr@10'])} / {number(metrics['ndcg@10'])}"
-
-
-def difference(found: Mapping[str, Any]) -> str:
-    """A paired difference and its interval."""
-    return f"{found['difference']:+.4f} ({found['low']:+.4f} to {found['high']:+.4f})"
 
 
 def number(mean: float, deviation: float | None = None, *, digits: int = 4) -> str:

@@ -111,7 +111,7 @@ def test_what_was_trained_is_not_trained_again_and_one_checkpoint_can_be_evaluat
     for system in ("recgpt", "recgpt_1"):
         assert alone["metrics"][system] == pytest.approx(report["by_seed"][system][0])
         assert set(alone["validation"][system]) == set(alone["unmasked"][system]) == METRICS
-    assert alone["config"] == report["config"] | {"num_prompts": 1}
+    assert alone["config"]["model"] == report["config"]["model"]
     assert checkpoint.stat().st_mtime_ns == written
 
 
@@ -143,8 +143,7 @@ def test_each_step_of_the_recipe_is_compared_with_the_one_before(folder, report)
         (folder / "recipes" / name).mkdir(parents=True)
         (folder / "recipes" / name / "tiny.toml").write_text(TINY + changed)
     (folder / "recipes/unsmoothed").mkdir()
-    plain = "[pretrain]\nsmoothing = 0.0\nfuture_share = 0.0\n"
-    (folder / "recipes/unsmoothed/tiny.toml").write_text(TINY + plain + once)
+    (folder / "recipes/unsmoothed/tiny.toml").write_text(TINY + "[pretrain]\nsmoothing = 0.0\n" + once)
     arguments = ("--recipes", "recipes", "--epochs", 1, "--seeds", 2, "--out", "recipe_steps_tiny.json")
     finished = run(folder, *arguments, script="recipe_steps")
     assert finished.returncode == 0, finished.stderr

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from recgpt.bench.significance import compare, compare_ranks
+from recgpt.bench.significance import adjusted, compare, compare_ranks
 from recgpt.errors import DataError
 
 # Two bootstraps of 10,000 resamples, each with its own random numbers: ends of intervals differ by a few hundredths of
@@ -97,3 +97,10 @@ def test_the_same_ranks_give_the_same_numbers() -> None:
 def test_unpaired_values_are_refused(shapes: tuple[int, int]) -> None:
     with pytest.raises(DataError, match="same two or more users"):
         compare(np.zeros(shapes[0]), np.zeros(shapes[1]))
+
+
+def test_p_values_are_raised_for_how_many_there_are() -> None:
+    # The i-th smallest of n times n / i, and never more than a larger one's.
+    assert adjusted([0.04, 0.01, 0.5, 0.02]) == pytest.approx([0.04 * 4 / 3, 0.04, 0.5, 0.04])
+    assert adjusted([0.03]) == [0.03]
+    assert adjusted([]) == []
