@@ -71,7 +71,7 @@ def recipe_steps(
 def _table(report: dict[str, Any]) -> Table:
     table = Table("test", *METRICS, title=f"{report['dataset']}, after stage 1", box=None)
     for row in report["rows"]:
-        means, deviations = row["test"]["mean"], row["test"]["deviation"]
+        means, deviations = row["test"]["mean"], row["test"].get("deviation", {})
         table.add_row(row["row"], *(number(means[metric], deviations.get(metric)) for metric in METRICS))
     return table
 

@@ -252,18 +252,24 @@ def _over_seeds(seeds: Sequence[Int64Array], statistic: Statistic) -> Metrics:
 
 
 def _both_stages(checkpoints: Sequence[Checkpoint], split: Split, quotas: Sequence[int]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for stage in STAGES:
-        seeds = [_ranks(checkpoint, split, quotas, stage) for checkpoint in checkpoints]
-        found[stage] = {"mean": _over_seeds(seeds, np.mean)}
-        if len(seeds) > 1:
-            found[stage]["deviation"] = _over_seeds(seeds, _deviation)
-    return found
+    return {stage: over_seeds(seeds) for stage, seeds in rank_stages(checkpoints, split, quotas).items()}
+
+
+def rank_stages(
+    checkpoints: Sequence[Checkpoint], split: Split, quotas: Sequence[int]
+) -> dict[Stage, list[Int64Array]]:
+    """Ranks of the test and of the validation targets, one array a checkpoint."""
+    return {
+        stage: [held_out_ranks(checkpoint.decoder, split, quotas, stage=stage) for checkpoint in checkpoints]
+        for stage in STAGES
+    }
+
+
+def over_seeds(seeds: Sequence[Int64Array]) -> dict[str, Metrics]:
+    """``mean`` of each metric and, of several seeds, ``deviation``; one array of ranks a seed."""
+    found = {"mean": _over_seeds(seeds, np.mean)}
+    return found | ({"deviation": _over_seeds(seeds, _deviation)} if len(seeds) > 1 else {})
 
 
 def _deviation(values: Sequence[float]) -> float:
     return float(np.std(values, ddof=1))
-
-
-def _ranks(checkpoint: Checkpoint, split: Split, quotas: Sequence[int], stage: Stage) -> Int64Array:
-    return held_out_ranks(checkpoint.decoder, split, quotas, stage=stage)

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from recgpt.bench.quality import ONE_STEP, VIEWS, Measured
+from recgpt.bench.quality import ONE_STEP, over_seeds, rank_stages
 from recgpt.bench.significance import compare_ranks
 from recgpt.data.split import Split
 from recgpt.model.checkpoint import Checkpoint
-from recgpt.training.ranking import held_out_ranks
 from recgpt.types import Int64Array
 
 
@@ -24,24 +23,17 @@ def measure_steps(recipes: Mapping[str, Sequence[Checkpoint]], split: Split) -> 
         split: of the data that all were trained on.
 
     Yields:
-        Rows of ``row``, ``num_epochs`` by seed, of ``test`` and ``validation`` the ``mean`` and the ``deviation`` over
-        seeds, and ``against``: on test the paired differences to the row before, by metric; empty in the first row.
+        Rows of ``row``, ``num_epochs`` by seed, of ``test`` and ``validation`` what ``over_seeds`` gives, and
+        ``against``: on test the paired differences to the row before, by metric; empty in the first row.
     """
     before: list[Int64Array] = []
     for name, checkpoints in recipes.items():
-        stages = {stage: Measured() for stage in ("test", "validation")}
-        for stage, measured in stages.items():
-            for checkpoint in checkpoints:
-                measured.add(name, held_out_ranks(checkpoint.decoder, split, ONE_STEP, **VIEWS[stage]))
-        ranks = stages["test"].ranks[name]
-        against = compare_ranks(np.stack(ranks), np.stack(before)) if before else {}
+        ranks = rank_stages(checkpoints, split, ONE_STEP)
+        against = compare_ranks(np.stack(ranks["test"]), np.stack(before)) if before else {}
         yield {
             "row": name,
             "num_epochs": [checkpoint.training.num_epochs for checkpoint in checkpoints],
-            **{
-                stage: {"mean": measured.means()[name], "deviation": measured.deviations().get(name, {})}
-                for stage, measured in stages.items()
-            },
+            **{stage: over_seeds(seeds) for stage, seeds in ranks.items()},
             "against": {metric: dataclasses.asdict(difference) for metric, difference in against.items()},
         }
-        before = ranks
+        before = ranks["test"]

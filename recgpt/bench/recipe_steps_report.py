@@ -30,7 +30,7 @@ def recipe_steps_parts(reports: Sequence[Report]) -> Iterator[str]:
         [
             (row["row"], title(report))
             + tuple(
-                number(row[stage]["mean"][metric], row[stage]["deviation"].get(metric))
+                number(row[stage]["mean"][metric], row[stage].get("deviation", {}).get(metric))
                 for stage in ("validation", "test")
                 for metric in _METRICS
             )
