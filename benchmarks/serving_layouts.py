@@ -81,8 +81,9 @@ def serving_layouts(
         # Drawn between rounds only: a bar that draws itself would do so while something is timed.
         Progress(console=console, transient=True, auto_refresh=False) as progress,
     ):
-        expected = lists_alone(layouts[IN_PROCESS].recaller, [request for [request] in batches])
-        agreement = _agreement(layouts, batches[: plan.num_compared], expected[: plan.num_compared])
+        requests = [request for [request] in batches]
+        expected = lists_alone(layouts[IN_PROCESS].recaller, requests)
+        agreement = _agreement(layouts, requests[: plan.num_compared], expected[: plan.num_compared])
         rows = [
             *_measure_calls(layouts, batches, agreement, plan, progress),
             *_measure_load(layouts, batches, expected, plan, progress),
@@ -98,13 +99,13 @@ def serving_layouts(
     console.print(f"wrote {out}", markup=False, soft_wrap=True)
 
 
-def _agreement(layouts: Mapping[str, Layout], batches: Sequence[Batch], expected: Lists) -> dict[str, Fact]:
+def _agreement(layouts: Mapping[str, Layout], requests: Batch, expected: Lists) -> dict[str, Fact]:
     """Share of requests for which each layout gives the engine's list; None of those that recall nothing."""
     agreement: dict[str, Fact] = {}
     for name, layout in layouts.items():
         if layout.recalls:
-            pairs = zip(layout.lists(batches), expected, strict=True)
-            agreement[name] = float(np.mean([found.item_ids == ids for found, ids in pairs]))
+            pairs = zip(lists_alone(layout.recaller, requests), expected, strict=True)
+            agreement[name] = float(np.mean([found == items for found, items in pairs]))
     return agreement
 
 

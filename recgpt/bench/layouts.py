@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ import onnx
 
 from recgpt.backends.tensors import NamedArrays
 from recgpt.backends.triton import TritonBackend
-from recgpt.bench.contenders import TIMEOUT_S, Batch, in_graph
+from recgpt.bench.contenders import TIMEOUT_S, in_graph
 from recgpt.bench.server_statistics import ServerAccount
 from recgpt.bundle import Bundle
 from recgpt.client import RecallClient
@@ -69,10 +69,6 @@ class Layout:
     recaller: Recalls
     account: ServerAccount | None = None
     recalls: bool = True
-
-    def lists(self, batches: Sequence[Batch]) -> list[Candidates]:
-        """All answers."""
-        return [answer for batch in batches for answer in self.recaller.recall_many(batch)]
 
 
 class Empty:
