@@ -7,7 +7,9 @@ import dataclasses
 import importlib.metadata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from recgpt.backends.base import ModelSpec, RecallBackend, Tokens
 from recgpt.backends.eager import EagerBackend
@@ -153,22 +155,13 @@ def export_bundle(
     with _replacing(out, model_repository, manifest.version) as folder:
         folder.mkdir()
         graphs = _write_graphs(decoder, manifest, folder, graph_format, say)
-        index = ItemIndex.build(matrix)
-        index.save(folder / INDEX)
-        kind = index_kind or index_kind_for(index.num_items, index.size)
-        if kind is not IndexKind.FLAT:
-            say(f"building an approximate index, {kind}")
-            queries = _example_interests(checkpoint, catalogue, reference, max(num_interests))
-            neighbours, facts = fit_neighbours(index, kind, queries)
-            neighbours.save(folder / NEIGHBOURS)
-            manifest = dataclasses.replace(manifest, index=facts)
-            say(f"it finds {facts['ann_recall_at_k']:.1%} of the exact {facts['k']} best")
+        queries = partial(_example_interests, checkpoint, catalogue, reference, max(num_interests))
+        manifest = dataclasses.replace(manifest, index=_write_index(matrix, index_kind, queries, folder, say))
         write_catalogue(folder, catalogue, examples_of(checkpoint))
         say("checking parity with PyTorch")
-        candidate = graph_format.backend(graphs, reference.spec)
         batches = _parity_batches(checkpoint, catalogue, reference.spec, max([*num_interests, *recalls]))
-        report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
-        candidate.close()
+        with contextlib.closing(graph_format.backend(graphs, reference.spec)) as candidate:
+            report = check_parity(reference, candidate, batches, num_interests=num_interests, item_matrix=matrix)
         report.require(graph_format.tolerance)
         num_interactions = int(checkpoint.popularity.sum())
         (folder / MODEL_CARD).write_text(render_card(manifest, num_interactions=num_interactions, evaluation=metrics))
@@ -241,6 +234,30 @@ def _write_graphs(
         say(f"exporting {graph.spec.name}")
         graph_format.write(graph, paths[graph.spec.name], manifest.item_matrix_sha256)
     return paths
+
+
+def _write_index(
+    matrix: Float32Array, kind: IndexKind | None, queries: Callable[[], Float32Array], folder: Path, say: Say
+) -> Mapping[str, Any]:
+    """Saves what items are searched by; returns what the manifest says of it.
+
+    Args:
+        matrix: (V + 1, D), row 0 no item.
+        kind: None takes an exact index up to half a million items.
+        queries: gives the interests (N, D) to which an approximate index is fitted.
+        folder: of the bundle.
+        say: told about each step.
+    """
+    index = ItemIndex.build(matrix)
+    index.save(folder / INDEX)
+    kind = kind or index_kind_for(index.num_items, index.size)
+    if kind is IndexKind.FLAT:
+        return {"kind": str(kind)}
+    say(f"building an approximate index, {kind}")
+    neighbours, facts = fit_neighbours(index, kind, queries())
+    neighbours.save(folder / NEIGHBOURS)
+    say(f"it finds {facts['ann_recall_at_k']:.1%} of the exact {facts['k']} best")
+    return facts
 
 
 def _check_room(decoder: Decoder, num_interests: Sequence[int]) -> None:
