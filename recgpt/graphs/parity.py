@@ -62,6 +62,7 @@ class ParityReport:
         return [
             *((f"largest difference in {name}", f"{value:.1e}") for name, value in self.differences.items()),
             ("generated items that agree", f"{self.generated_agreement:.2%} of {self.num_generated}"),
+            ("interest error that explains the others", f"{self.generated_error:.1e}"),
             (f"top-{self.k} lists that agree", f"{self.top_k_agreement:.2%} of {self.num_lists}"),
             ("rows compared", str(self.num_rows)),
         ]

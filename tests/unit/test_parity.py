@@ -137,9 +137,10 @@ def test_generating_what_is_excluded_is_never_excused():
 
 
 def test_rows_tell_every_tensor_and_both_agreements():
-    rows = dict(report_with(num_generated_equal=3).rows())
+    rows = dict(report_with(num_generated_equal=3, generated_error=2e-9).rows())
     assert rows["largest difference in prefill/interest"] == "1.0e-07"
     assert rows["generated items that agree"] == "75.00% of 4"
+    assert rows["interest error that explains the others"] == "2.0e-09"
     assert rows["top-10 lists that agree"] == "75.00% of 4"
 
 
