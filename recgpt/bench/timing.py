@@ -1,10 +1,11 @@
-"""Samples in interleaved rounds: A B C, B C A. What slows the machine for a while slows every case alike.
+"""Samples in interleaved rounds: A B C, C A B. What slows the machine for a while slows every case alike.
 
 Knows callables that time themselves; not what they do.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -34,9 +35,10 @@ Case = Callable[[int], Sample]
 def interleave(
     cases: Mapping[str, Case], *, num_rounds: int, num_warmup: int, done: Callable[[], None] = lambda: None
 ) -> dict[str, list[Sample]]:
-    """Calls every case once a round, in the same circle, each round from one case later.
+    """Calls every case once a round, in an order that is drawn anew for each round.
 
-    So each is called first, last and in between equally often, and what a place in the round gives or takes evens out.
+    So what a case gains or loses by its place, and by what the case before it left in the caches, evens out. The draws
+    are the same each time.
 
     Args:
         cases: name -> what to call.
@@ -48,10 +50,10 @@ def interleave(
         name -> ``num_rounds`` samples in the order they were taken.
     """
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
-    circle = list(cases)
+    order, draws = list(cases), random.Random(0)
     for number in range(-num_warmup, num_rounds):
-        first = number % max(len(circle), 1)
-        for name in circle[first:] + circle[:first]:
+        draws.shuffle(order)
+        for name in order:
             sample = cases[name](max(number, 0))
             if number >= 0:
                 samples[name].append(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -50,34 +51,39 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     user_row = 0 if request.user_id is None else catalogue.user_ids.row_list([request.user_id])[0]
     num_modelled = catalogue.num_modelled
     # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
-    rows = catalogue.item_ids.row_list(request.history)
-    known = [0 < row <= num_modelled for row in rows]
-    segments: Sequence[int] = [BEHAVIOUR] * len(rows)
-    seen = rows
-    if request.segments is not None:
-        # A prompt was offered, not taken: it may be just what the user wants next.
-        segments = request.segments
-        seen = [row for row, segment in zip(rows, segments, strict=True) if segment == BEHAVIOUR]
-    blocked = catalogue.item_ids.row_list(request.blocked)
-    excluded = frozenset([*seen, *blocked] if request.filter_seen else blocked) - catalogue.never_found
+    rows = item_rows = catalogue.item_ids.row_list(request.history)
+    segments: Sequence[int] = [BEHAVIOUR] * len(rows) if request.segments is None else request.segments
+    # A prompt was offered, not taken: it may be just what the user wants next.
+    seen = rows if request.segments is None else _behaviours(rows, segments)
+    if rows and (min(rows) < 1 or max(rows) > num_modelled):
+        known = [0 < row <= num_modelled for row in rows]
+        item_rows, segments = list(itertools.compress(rows, known)), list(itertools.compress(segments, known))
+    blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
+    excluded = frozenset(seen + blocked if request.filter_seen else blocked) - catalogue.never_found
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    item_rows = list(itertools.compress(rows, known))
+    modelled = [row for row in excluded if row <= num_modelled] if catalogue.num_added else list(excluded)
     return EncodedRequest(
         user_row=user_row,
         item_rows=item_rows,
-        segments=list(itertools.compress(segments, known)),
+        segments=segments,
         quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         merge=request.merge,
         excluded=excluded,
         allowed=allowed,
-        never_generated=[row for row in excluded if row <= num_modelled] + catalogue.never_generated,
-        cold_start=ColdStart(
-            shared_user=user_row == 0,
-            num_unknown_items=len(rows) - len(item_rows),
-            popular=not item_rows,
-        ),
+        never_generated=modelled + catalogue.never_generated,
+        cold_start=_cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
         num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
     )
+
+
+def _behaviours(rows: Sequence[int], segments: Sequence[int]) -> list[int]:
+    return [row for row, segment in zip(rows, segments, strict=True) if segment == BEHAVIOUR]
+
+
+@functools.lru_cache
+def _cold_start(shared_user: bool, num_unknown_items: int, popular: bool) -> ColdStart:
+    """Nearly all requests have the same few; making one takes longer than looking it up."""
+    return ColdStart(shared_user=shared_user, num_unknown_items=num_unknown_items, popular=popular)
 
 
 def _allowed_rows(

@@ -29,9 +29,9 @@ _MIN_QUERIES_PER_THREAD = 32
 _MIN_SCANNED = 80_000
 _MIN_ITEMS_PER_FOUND = 128
 
-# Scores the scan holds at once; more of them than fit into a core's cache take longer to sort than to compute. Where
-# the items alone do not fit, reading them once for some queries saves more.
-_MAX_SCANNED = 1 << 20
+# Scores the scan holds at once, 16 MiB: to read the items once for several queries saves more than is lost where scores
+# leave a core's cache before they are sorted.
+_MAX_SCANNED = 1 << 22
 _MIN_SCANNED_TOGETHER = 4
 
 
