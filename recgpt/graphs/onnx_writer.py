@@ -12,14 +12,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-from onnxscript import opset20
 from onnxscript.optimizer import optimize_ir
 from torch import nn
 from torch.onnx import OnnxExporterError
@@ -29,8 +26,9 @@ from recgpt.files import atomic_path
 from recgpt.graphs.guard import guarded
 from recgpt.graphs.half import TABLES, halve_tables
 from recgpt.graphs.modules import NextItem
+from recgpt.graphs.operators import TRANSLATIONS
 from recgpt.graphs.recall import Graph
-from recgpt.graphs.scan import ZERO, ScannedNextItem
+from recgpt.graphs.scan import ScannedNextItem
 from recgpt.graphs.tracing import DYNAMIC_AXES, example_inputs, export_copy
 from recgpt.model.decoder import Decoder
 from recgpt.signature import ITEM_MATRIX
@@ -123,7 +121,7 @@ def _export(graph: Graph) -> onnx_ir.Model:
                 input_names=[tensor.name for tensor in spec.inputs],
                 output_names=[tensor.name for tensor in spec.outputs],
                 dynamic_shapes=axes,
-                custom_translation_table={torch.ops.recgpt.scan_scores.default: _matmul_integer},
+                custom_translation_table=dict(TRANSLATIONS),
                 optimize=False,
                 verbose=False,
             )
@@ -156,12 +154,6 @@ def _quiet_exporter() -> Iterator[None]:
             yield
     finally:
         registration.removeFilter(_is_news)
-
-
-def _matmul_integer(queries: Any, matrix: Any) -> Any:
-    """``scan_scores`` as one operator of ONNX."""
-    zero = opset20.Constant(value=onnx.numpy_helper.from_array(np.array(ZERO, dtype=np.uint8)))
-    return opset20.MatMulInteger(queries, matrix, zero)
 
 
 def _may_fold(node: onnx_ir.Node) -> bool | None:

@@ -6,22 +6,25 @@ promises no such thing, so this module is to be exported, not run.
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill, argmax
+from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill
+from recgpt.graphs.operators import leading
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
 from recgpt.signature import MAX_RECALLED, recall_spec
+
+# Scores that are looked at by their maximum first. With 32 there is little to sort for lists of 10 and of 100 items.
+_MAX_BLOCK = 32
 
 
 class Recall(nn.Module):
     """``recall_J``: a history and J quotas in, rows, scores and steps of the recalled items out.
 
-    Step j's list is the best of what is neither excluded nor taken by an earlier step. The scores of a step serve both
-    its list and the item that is fed back, so there are J exact products with the catalogue and nothing else.
+    Step j's list is the best of what is neither excluded nor taken by an earlier step. One search of a step serves both
+    its list and the item that is fed back: the lists before it hold no more items than are asked for in all, so what it
+    needs is among that many best of what is not excluded.
 
     Args:
         decoder: the model.
@@ -37,6 +40,8 @@ class Recall(nn.Module):
         self.next_item: nn.Module = NextItem(decoder)
         self.steps = Interests(decoder, num_interests)
         self.num_recalled = min(max_recalled, decoder.num_items)
+        # As many must be found as are generated, whatever is asked for.
+        self.num_found = min(max(max_recalled, num_interests), decoder.num_items)
 
     def forward(
         self,
@@ -48,63 +53,59 @@ class Recall(nn.Module):
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.recall_spec``."""
-        scores: list[Tensor] = []
+        least = min(self.steps.num_interests, self.num_found)
+        wanted = quotas.sum(dim=1).amax(dim=0, keepdim=True).clamp(least, self.num_found)
+        found: list[tuple[Tensor, Tensor]] = []
 
         def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
-            scores.append(self._scores(interest, excluded_ids))
-            return argmax(_without(scores[-1], generated), self.decoder.num_items + 1)
+            found.append(self._search(interest, excluded_ids, wanted))
+            rows, _ = self._without(*found[-1], generated)
+            return rows[:, :1]
 
         interests, generated = self.steps.unroll(user_ids, input_ids, segment_ids, lengths, best)
-        scores.append(self._scores(interests[-1], excluded_ids))
+        found.append(self._search(interests[-1], excluded_ids, wanted))
         slots = torch.arange(self.num_recalled, device=quotas.device).unsqueeze(0)
         lists: list[tuple[Tensor, Tensor]] = []
         taken: list[Tensor] = []
-        for step, found in enumerate(scores):
-            lists.append(self._best(_without(found, taken)))
+        for step, (rows, scores) in enumerate(found):
+            rows, scores = self._without(rows, scores, taken)
+            lists.append((rows[:, : self.num_recalled], scores[:, : self.num_recalled]))
             # Row 0 stands for none.
             taken.append(lists[-1][0] * (slots < quotas[:, step : step + 1]))
-        merged = _merge([rows for rows, _ in lists], [values for _, values in lists], quotas, slots)
+        merged = _merge([rows for rows, _ in lists], [scores for _, scores in lists], quotas, slots)
         return (*merged, torch.cat(generated, dim=1)) if generated else merged
 
-    def _scores(self, interest: Tensor, excluded: Tensor) -> Tensor:
-        """Scores of all rows (B, V + 1); minus infinity for padding and excluded rows."""
+    def _search(self, interest: Tensor, excluded: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """The best rows and their scores, both (B, N), best first; row 0 and -inf behind as many as are wanted."""
+        scores = interest @ self.decoder.item_matrix.T
         padding = torch.full_like(excluded[:, :1], PADDING_ROW)
-        return _without(interest @ self.decoder.item_matrix.T, [padding, excluded])
+        scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
+        num_rows = scores.shape[1]
+        block = _block_size(num_rows, self.num_found)
+        filled_up = nn.functional.pad(scores, (0, -num_rows % block), value=-torch.inf)
+        found: tuple[Tensor, Tensor] = leading(filled_up, wanted, block, self.num_found)
+        return found
 
-    def _best(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """The K best rows and their scores, both (B, K), best first, the lower row first among equals.
-
-        They lie in the K blocks with the best maxima, of equal maxima the lower blocks: before a further block there
-        would be K blocks with a better item each. Of these blocks, in the order of their rows, K are taken.
-        """
-        num_rows, k = scores.shape[1], self.num_recalled
-        size = _block_size(num_rows, k)
-        if size == 1:
-            values, rows = scores.topk(k, dim=1)
-            return rows, values
-        num_blocks = -(-num_rows // size)
-        filled_up = nn.functional.pad(scores, (0, num_blocks * size - num_rows), value=-torch.inf)
-        blocks = filled_up.reshape(-1, num_blocks, size)
-        chosen = blocks.amax(dim=2).topk(k, dim=1).indices
-        chosen = chosen.sort(dim=1).values
-        values, places = blocks.gather(1, chosen.unsqueeze(2).expand(-1, k, size)).flatten(1).topk(k, dim=1)
-        # Rounding towards zero is one operator of ONNX, and these numbers are positive.
-        block = chosen.gather(1, torch.div(places, size, rounding_mode="trunc"))
-        return block * size + places % size, values
+    def _without(self, rows: Tensor, scores: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows and scores, both (B, N) and best first, with those that are among others (B, any number) put last."""
+        if not others:
+            return rows, scores
+        none = rows.new_zeros((rows.shape[0], self.decoder.num_items + 1), dtype=torch.bool)
+        is_other = none.scatter(1, torch.cat(others, dim=1), True).gather(1, rows)
+        scores, places = scores.masked_fill(is_other, -torch.inf).topk(rows.shape[1], dim=1)
+        return rows.gather(1, places), scores
 
 
 Graph = Prefill | Decode | Interests | Recall
 """Any graph that can be exported; has ``spec``, ``decoder`` and ``next_item``."""
 
 
-def _block_size(num_rows: int, k: int) -> int:
-    """The power of two with which maxima of blocks and columns of k blocks are the fewest together; 1 for no blocks."""
-    size = 2 ** round(math.log2(max(math.sqrt(num_rows / k), 1)))
-    return size if k <= -(-num_rows // size) and num_rows / size + k * size < num_rows / 2 else 1
-
-
-def _without(scores: Tensor, rows: list[Tensor]) -> Tensor:
-    return scores.scatter(1, torch.cat(rows, dim=1), -torch.inf) if rows else scores
+def _block_size(num_rows: int, number: int) -> int:
+    """Of smaller blocks there are more maxima to sort, of larger ones more scores inside; so many are needed."""
+    size = _MAX_BLOCK
+    while -(-num_rows // size) < number:
+        size //= 2
+    return size
 
 
 def _merge(rows: list[Tensor], scores: list[Tensor], quotas: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,25 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.graphs.modules import SCORE_BLOCK
+from recgpt.graphs.operators import ZERO, scan_scores
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
 
 NUM_CANDIDATES = 8
-ZERO = 64
-"""Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
-
 _EXCLUDED = -(2**31)
-
-
-@torch.library.custom_op("recgpt::scan_scores", mutates_args=())
-def scan_scores(queries: Tensor, matrix: Tensor) -> Tensor:
-    """Products of uint8 queries (B, D), whose zero is ``ZERO``, with an int8 matrix (D, N): (B, N) int32."""
-    return (queries.int() - ZERO) @ matrix.int()
-
-
-@scan_scores.register_fake
-def _(queries: Tensor, matrix: Tensor) -> Tensor:
-    return queries.new_empty((queries.shape[0], matrix.shape[1]), dtype=torch.int32)
 
 
 class ScannedNextItem(nn.Module):
@@ -70,7 +57,7 @@ class ScannedNextItem(nn.Module):
         largest = interest.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         queries = ((interest / largest * (ZERO - 1)).round() + ZERO).to(torch.uint8)
         masked = self.masked.expand(excluded.shape[0], -1)
-        scores = torch.ops.recgpt.scan_scores(queries, self.matrix)
+        scores = scan_scores(queries, self.matrix)
         scores = scores.scatter(1, torch.cat([masked, excluded], dim=1), _EXCLUDED)
         blocks = scores.reshape(-1, self.num_blocks, SCORE_BLOCK)
         best = blocks.amax(dim=2).topk(min(NUM_CANDIDATES, self.num_blocks), dim=1).indices

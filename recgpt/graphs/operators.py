@@ -1,0 +1,85 @@
+"""Operators that PyTorch has in many parts or not at all, and their forms in ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import DTypeLike
+from onnxscript import opset20
+from torch import Tensor
+
+ZERO = 64
+"""Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
+
+
+@torch.library.custom_op("recgpt::scan_scores", mutates_args=())
+def scan_scores(queries: Tensor, matrix: Tensor) -> Tensor:
+    """Products of uint8 queries (B, D), whose zero is ``ZERO``, with an int8 matrix (D, N): (B, N) int32."""
+    return (queries.int() - ZERO) @ matrix.int()
+
+
+@scan_scores.register_fake
+def _(queries: Tensor, matrix: Tensor) -> Tensor:
+    return queries.new_empty((queries.shape[0], matrix.shape[1]), dtype=torch.int32)
+
+
+@torch.library.custom_op("recgpt::leading", mutates_args=())
+def leading(scores: Tensor, wanted: Tensor, block: int, number: int) -> tuple[Tensor, Tensor]:
+    """The best of each row, as many as are wanted, which is known only when it runs.
+
+    Args:
+        scores: (B, N) float32, N whole blocks, at least ``number`` of them.
+        wanted: (1,) int64, 1 to ``number``.
+        block: scores that are looked at by their maximum first.
+        number: of the columns that are returned.
+
+    Returns:
+        columns (B, number) int64 and scores likewise, best first, the lower column first among equals; column 0 and
+        score -inf behind as many as are wanted.
+    """
+    values, columns = (found[:, :number] for found in scores.sort(dim=1, descending=True, stable=True))
+    is_behind = torch.arange(number) >= wanted
+    return columns.masked_fill(is_behind, 0), values.masked_fill(is_behind, -torch.inf)
+
+
+@leading.register_fake
+def _(scores: Tensor, wanted: Tensor, block: int, number: int) -> tuple[Tensor, Tensor]:
+    shape = (scores.shape[0], number)
+    return scores.new_empty(shape, dtype=torch.int64), scores.new_empty(shape)
+
+
+def _scan_scores_onnx(queries: Any, matrix: Any) -> Any:
+    return opset20.MatMulInteger(queries, matrix, _constant(ZERO, np.uint8))
+
+
+def _leading_onnx(scores: Any, wanted: Any, block: int, number: int) -> tuple[Any, Any]:
+    """They lie in the blocks with the best maxima, of equal maxima the lower blocks, as many blocks as are wanted.
+
+    Before a further block there would be that many with a better column each. Of these blocks, in their order, the best
+    columns are taken: of equal values TopK takes the one at the lower place.
+    """
+    op = opset20
+    blocks = op.Reshape(scores, _constant([0, -1, block]))
+    _, chosen = op.TopK(op.ReduceMax(blocks, _constant([2]), keepdims=0), wanted, axis=1)
+    chosen, _ = op.TopK(chosen, wanted, axis=1, largest=0)
+    inside = op.GatherND(blocks, op.Unsqueeze(chosen, _constant([2])), batch_dims=1)
+    values, places = op.TopK(op.Reshape(inside, _constant([0, -1])), wanted, axis=1)
+    block_of = op.GatherElements(chosen, op.Div(places, _constant(block)), axis=1)
+    columns = op.Add(op.Mul(block_of, _constant(block)), op.Mod(places, _constant(block)))
+    behind = op.Concat(_constant([0, 0, 0]), op.Sub(_constant([number]), wanted), axis=0)
+    return op.Pad(columns, behind, _constant(0)), op.Pad(values, behind, _constant(-np.inf, np.float32))
+
+
+def _constant(value: float | list[int], dtype: DTypeLike = np.int64) -> Any:
+    return opset20.Constant(value=onnx.numpy_helper.from_array(np.array(value, dtype=dtype)))
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.recgpt.scan_scores.default: _scan_scores_onnx,
+    torch.ops.recgpt.leading.default: _leading_onnx,
+}
+"""What makes the form in ONNX, by the operator, as ``torch.onnx.export`` takes them."""
