@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import TypeVar
 
 import numpy as np
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, Tokens
 from recgpt.types import Int64Array
 
-Run = Callable[[Tokens], InterestsOutput]
-"""Runs a fused graph on a batch as wide as it is."""
+Output = TypeVar("Output", InterestsOutput, RecallOutput)
 
 _MIN_WIDTH = 8
 
@@ -87,21 +87,26 @@ def rows_of(tokens: Tokens, places: Int64Array) -> Tokens:
     )
 
 
-def run_in_parts(run: Run, tokens: Tokens, cost: RunCost) -> InterestsOutput:
-    """Runs a batch whole, or in the parts that ``cut_by_length`` makes of it; the answers in the order of the batch."""
+def run_in_parts(run: Callable[[Tokens, Int64Array], Output], tokens: Tokens, cost: RunCost) -> Output:
+    """Runs a batch whole, or in the parts that ``cut_by_length`` makes of it; the answers in the order of the batch.
+
+    Args:
+        run: runs a graph on a batch as wide as it is, of the rows that stand at some places of ``tokens``.
+        tokens: the batch.
+        cost: of a run of this graph.
+    """
     parts = cut_by_length(tokens.lengths, cost)
     if len(parts) < 2:
-        return run(tokens)
-    outputs = [run(rows_of(tokens, places)) for places in parts]
+        return run(tokens, parts[0])
+    outputs = [run(rows_of(tokens, places), places) for places in parts]
     back = np.argsort(np.concatenate(parts))
-    return InterestsOutput(
-        interests=np.concatenate([output.interests for output in outputs])[back],
-        generated_rows=np.concatenate([output.generated_rows for output in outputs])[back],
-    )
+    names = [field.name for field in fields(outputs[0])]
+    joined = {name: np.concatenate([getattr(output, name) for output in outputs])[back] for name in names}
+    return type(outputs[0])(**joined)
 
 
-def measure_run_cost(run: Run, spec: ModelSpec, *, num_interests: int) -> RunCost:
-    """Times a few runs of a fused graph; the first of each shape is thrown away.
+def measure_run_cost(run: Callable[[Tokens], object], spec: ModelSpec, *, num_interests: int) -> RunCost:
+    """Times a few runs of a graph with the whole loop in it; the first of each shape is thrown away.
 
     Args:
         run: runs the graph on a batch.
@@ -113,7 +118,7 @@ def measure_run_cost(run: Run, spec: ModelSpec, *, num_interests: int) -> RunCos
         takes no longer.
     """
 
-    def taken(tokens: Tokens) -> InterestsOutput:
+    def taken(tokens: Tokens) -> object:
         return run(rows_of(tokens, np.arange(len(tokens))))
 
     longest = spec.max_length - (num_interests - 1)
@@ -126,7 +131,7 @@ def measure_run_cost(run: Run, spec: ModelSpec, *, num_interests: int) -> RunCos
     return RunCost(call_ns=call_ns, token_ns=token_ns)
 
 
-def _fastest_ns(run: Run, tokens: Tokens) -> float:
+def _fastest_ns(run: Callable[[Tokens], object], tokens: Tokens) -> float:
     run(tokens)
     taken = []
     for _ in range(_NUM_PROBES):

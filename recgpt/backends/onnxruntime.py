@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recgpt.backends.base import InterestsOutput, ModelSpec, Tokens, check_tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, Tokens, check_tokens
 from recgpt.backends.graph_backend import GraphBackend
-from recgpt.backends.lengths import Run, RunCost, measure_run_cost, run_in_parts
+from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
 from recgpt.backends.tensors import (
     NamedArrays,
     check_fused,
+    check_recall,
     fused_numbers,
     interests_output,
     prefill_feeds,
+    recall_feeds,
     recall_numbers,
+    recall_output,
 )
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
 from recgpt.recall.onnx_bytes import release_bytes
 from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec, recall_spec
+from recgpt.types import Int64Array
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
@@ -88,7 +93,12 @@ class OnnxRuntimeBackend(GraphBackend):
         if providers is not None:
             self._refuse_fallback(providers[0])
         self._costs = {
-            number: measure_run_cost(self._run_of(number), spec, num_interests=number) for number in self._fused
+            number: measure_run_cost(partial(self._interests, num_interests=number), spec, num_interests=number)
+            for number in self._fused
+        }
+        self._recall_costs = {
+            number: measure_run_cost(partial(self._recall_one_each, num_interests=number), spec, num_interests=number)
+            for number in self._recalls
         }
 
     @property
@@ -105,15 +115,28 @@ class OnnxRuntimeBackend(GraphBackend):
         """See ``Backend.interests``; RequestError if the tokens do not fit or there is no such graph."""
         check_fused(num_interests, self._fused)
         check_tokens(tokens, self._spec, num_steps=num_interests)
-        return run_in_parts(self._run_of(num_interests), tokens, self._costs[num_interests])
+        cost = self._costs[num_interests]
+        return run_in_parts(lambda part, places: self._interests(part, num_interests), tokens, cost)
+
+    def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
+        num_interests = check_recall(tokens, quotas, self._recalls)
+        check_tokens(tokens, self._spec, num_steps=num_interests)
+        cost = self._recall_costs[num_interests]
+        return run_in_parts(lambda part, places: self._recall(part, quotas[places]), tokens, cost)
 
     def close(self) -> None:
         """Lets go of the sessions; those that run finish first."""
         self._sessions = {}
 
-    def _run_of(self, num_interests: int) -> Run:
-        graph = interests_spec(num_interests)
-        return lambda tokens: interests_output(self._run(graph, prefill_feeds(tokens)))
+    def _interests(self, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
+
+    def _recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        return recall_output(self._run(recall_spec(quotas.shape[1]), recall_feeds(tokens, quotas)))
+
+    def _recall_one_each(self, tokens: Tokens, num_interests: int) -> RecallOutput:
+        return self._recall(tokens, np.ones((len(tokens), num_interests), dtype=np.int64))
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         session = self._sessions.get(graph.name)

@@ -47,15 +47,13 @@ class Layout(StrEnum):
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
 
 
-GRAPH_UP_TO, LONG_LIST, GRAPH_BELOW = 4, 100, 30_000
-"""Over fewer items than the last, one graph is the fastest for so many requests, and for any number of lists as long as
-those of benchmarks/results/catalogue_growth.json. It looks up as many items for a short list as for a long one, the
-index fewer: for lists of ten, by the rows of recall_latency.json, it is behind on batches of 8."""
+GRAPH_UP_TO, LONG_LIST, GRAPH_BELOW = 64, 100, 30_000
+"""Over fewer items than the last, one graph is the fastest for so many requests with lists of ten, by the rows of
+peers.json, and for any number of them with lists as long as those of catalogue_growth.json."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 8))
 """From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of
-catalogue_growth.json. Over 10,000 items it is behind by a fifth on batches of 32 with two threads and hardly ahead with
-one, so that it is taken beyond them."""
+catalogue_growth.json."""
 
 APPROXIMATE_FROM = 500_000
 """From about so many items on, two exact searches of one request take more than the 10 ms that an answer may take on

@@ -46,20 +46,23 @@ def test_the_number_of_threads_does_not_change_the_answer(graphs, spec, tokens):
     np.testing.assert_array_equal(one.next_rows, two.next_rows)
 
 
-@pytest.mark.parametrize("call_ns", [0, 1e9], ids=["in_parts", "whole"])
-def test_different_lengths_together_are_as_each_alone(graphs, spec, call_ns):
+def mixed_tokens() -> Tokens:
     lengths = np.array([1, 10, 3, 8, 9, 2])
     generator = np.random.default_rng(0)
     real = np.arange(10) < lengths[:, None]
-    mixed = Tokens(
+    return Tokens(
         user_rows=generator.integers(0, 10, len(lengths)),
         item_rows=generator.integers(1, 200, real.shape) * real,
         segments=generator.integers(0, 2, real.shape) * real,
         lengths=lengths,
         excluded=generator.integers(0, 200, (len(lengths), 4)),
     )
-    backend = OnnxRuntimeBackend(graphs, spec, num_threads=1)
-    found = run_in_parts(lambda part: backend.interests(part, 3), mixed, RunCost(call_ns=call_ns, token_ns=1.0))
+
+
+@pytest.mark.parametrize("call_ns", [0, 1e9], ids=["in_parts", "whole"])
+def test_different_lengths_together_are_as_each_alone(graphs, spec, call_ns):
+    mixed, backend = mixed_tokens(), OnnxRuntimeBackend(graphs, spec, num_threads=1)
+    found = run_in_parts(lambda part, places: backend.interests(part, 3), mixed, RunCost(call_ns=call_ns, token_ns=1.0))
     for place in range(len(mixed)):
         alone = backend.interests(rows_of(mixed, np.array([place])), 3)
         np.testing.assert_allclose(found.interests[place], alone.interests[0], rtol=0, atol=1e-5)
@@ -67,6 +70,25 @@ def test_different_lengths_together_are_as_each_alone(graphs, spec, call_ns):
     own = backend.interests(mixed, 3)
     np.testing.assert_allclose(own.interests, found.interests, rtol=0, atol=1e-5)
     assert backend.costs[3].call_ns > 0
+
+
+@pytest.mark.parametrize("call_ns", [0, 1e9], ids=["in_parts", "whole"])
+def test_so_are_their_recalled_lists_each_by_quotas_of_its_own(exported, graphs, spec, call_ns):
+    graphs |= {"recall_3": exported.folder / "recall_3.onnx"}
+    mixed, backend = mixed_tokens(), OnnxRuntimeBackend(graphs, spec, num_threads=1)
+    quotas = np.array([[4, 2, 1], [1, 0, 5], [2, 2, 2], [0, 0, 1], [7, 1, 1], [3, 3, 0]])
+    cost = RunCost(call_ns=call_ns, token_ns=1.0)
+    several = [
+        run_in_parts(lambda part, places: backend.recall(part, quotas[places]), mixed, cost),
+        backend.recall(mixed, quotas),
+    ]
+    for place in range(len(mixed)):
+        alone = backend.recall(rows_of(mixed, np.array([place])), quotas[[place]])
+        for found in several:
+            np.testing.assert_array_equal(found.rows[place], alone.rows[0])
+            np.testing.assert_array_equal(found.steps[place], alone.steps[0])
+            np.testing.assert_array_equal(found.generated_rows[place], alone.generated_rows[0])
+            np.testing.assert_allclose(found.scores[place], alone.scores[0], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("num_threads", [0, -1])

@@ -85,8 +85,9 @@ def test_parts_give_the_answers_of_one_row_at_a_time_in_order(call_ns, num_inter
     tokens = mixed_tokens(model, [1, 12, 9, 19, 3, 17, 1, 8])
     runs = []
 
-    def run(part):
+    def run(part, places):
         runs.append(part.item_rows.shape)
+        np.testing.assert_array_equal(part.user_rows, tokens.user_rows[places])
         return backend.interests(part, num_interests)
 
     found = run_in_parts(run, tokens, RunCost(call_ns=call_ns, token_ns=1.0))
