@@ -29,19 +29,19 @@ from recgpt.recall.index_ann import IndexKind
 from recgpt.types import RecallRequest
 
 METHOD = """\
-Each round calls every way once on the same requests: 100 items by quotas (90, 10), histories of 3 to 30 items, which
-are not to be found again. Item vectors are a seeded mixture about as hard to search as Amazon Beauty's trained ones
-(recgpt/bench/catalogues.py); the decoder (width 64, one block, 50 positions) has random weights, so interests lie near
-the histories' items. fused graph: the graph looks through the catalogue for the item that is fed back, and all searches
-follow. one graph: it makes the lists and merges them as well; not measured where its scores take more than 256 MB.
-Graphs hold the catalogue in 8 bits besides float32, and look through the 8 bits; where a file has no room for both, in
-float16 alone. From five million items on only the index in the loop is measured, exact and by ivf_pq: graphs that look
-through the catalogue, and the other indexes, need more memory than 24 GB or hours; and of batches those whose scores
-take at most 2 GB.
-index in the loop: interest, search, interest, search. exact: all items in 8 bits, those in doubt in float32.
-hnsw, ivf, ivf_sq8, ivf_pq: candidates by Faiss, exact scores; effort fitted on other requests to find 97%.
-ann_recall_at_100: share of the exact 100 best for the interests of this row's requests. identical_lists: share of
-requests with the reference's list in its order; the reference is the fused graph with exact search, else the loop.
+Each round calls every way twice in a row, the second call counts, on the same requests: 100 items by quotas (90, 10),
+histories of 3 to 30 items, which are not to be found again. Item vectors are a seeded mixture about as hard to search
+as Amazon Beauty's trained ones (recgpt/bench/catalogues.py); the decoder (width 64, one block, 50 positions) has random
+weights, so interests lie near the histories' items. fused graph: the graph looks through the catalogue for the item
+that is fed back, and all searches follow. one graph: it makes the lists and merges them as well; not measured where its
+scores take more than 256 MB. Graphs hold the catalogue in 8 bits besides float32, and look through the 8 bits; where a
+file has no room for both, in float16 alone. From five million items on only the index in the loop is measured, exact
+and by ivf_pq: graphs that look through the catalogue, and the other indexes, need more memory than 24 GB or hours; and
+of batches those whose scores take at most 2 GB. index in the loop: interest, search, interest, search. exact: all items
+in 8 bits, those in doubt in float32. hnsw, ivf, ivf_sq8, ivf_pq: candidates by Faiss, exact scores; effort fitted on
+other requests to find 97%. ann_recall_at_100: share of the exact 100 best for the interests of this row's requests.
+identical_lists: share of requests with the reference's list in its order; the reference is the fused graph with exact
+search, else the loop.
 """
 
 

@@ -41,10 +41,10 @@ PRECISIONS = (Precision.FLOAT32, Precision.FLOAT16)
 WITH_BUNDLE = ("recall_latency", "interests_latency", "mixed_lengths", "concurrency", "precision")
 ALONE = ("kv_cache", "catalogue_growth", "serving_layouts", "serving_load", "peers")
 METHOD = """\
-Each round calls every way once on the same histories, from numpy arrays to the places that Faiss found; the first
-rounds are thrown away. Graphs of float32 tables and of float16 tables; products are in float32 in both, TF32 is off.
-ratio_to_cpu: the CPU's median over the row's. identical_lists: share of interests for which the same items are found
-in the same order as by the CPU.
+Each round calls every way twice in a row, the second call counts, on the same histories, from numpy arrays to the
+places that Faiss found; the first rounds are thrown away. Graphs of float32 tables and of float16 tables; products are
+in float32 in both, TF32 is off. ratio_to_cpu: the CPU's median over the row's. identical_lists: share of interests for
+which the same items are found in the same order as by the CPU.
 """
 
 

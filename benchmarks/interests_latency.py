@@ -29,13 +29,13 @@ from recgpt.model.checkpoint import Checkpoint
 
 NUM_INTERESTS = (2, 6)
 METHOD = """\
-Each round calls every contender once on the same histories, from numpy arrays to numpy arrays; the first rounds are
-thrown away. eager, recompute: PyTorch, the whole sequence again for each step. eager, cache: the module that is
-exported, run by PyTorch. TorchScript: the same, traced and frozen. torch.compile: the same, compiled for any shape.
-ONNX, stepwise: prefill and decode in ONNX Runtime. ONNX, fused: one graph. floor: the J - 1 products [B,D]x[D,V] alone,
-by each library at hand; ratio_to_floor is to the lowest of their medians. ratio_to_eager: eager, recompute's median
-over the row's. identical_items, identical_lists and max_difference compare generated items, top-10 lists and interests
-with eager, recompute.
+Each round calls every contender twice in a row, the second call counts, on the same histories, from numpy arrays to
+numpy arrays; the first rounds are thrown away. eager, recompute: PyTorch, the whole sequence again for each step.
+eager, cache: the module that is exported, run by PyTorch. TorchScript: the same, traced and frozen. torch.compile: the
+same, compiled for any shape. ONNX, stepwise: prefill and decode in ONNX Runtime. ONNX, fused: one graph. floor: the J -
+1 products [B,D]x[D,V] alone, by each library at hand; ratio_to_floor is to the lowest of their medians. ratio_to_eager:
+eager, recompute's median over the row's. identical_items, identical_lists and max_difference compare generated items,
+top-10 lists and interests with eager, recompute.
 """
 
 

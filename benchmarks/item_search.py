@@ -30,11 +30,12 @@ from recgpt.types import Float32Array
 
 SIZE = 64
 METHOD = """\
-Each round calls every way once on the same queries. ItemIndex: a scan of all items in 8 bits and exact scores of what
-it leaves in doubt, or Faiss where queries and items are few or k is large. Faiss flat: IndexFlatIP; reservoir: the same
-where it keeps candidates in a reservoir for every k. ONNX Runtime, float32 and TopK: products, the best blocks by their
-maxima, the best in these. numpy: one product and argpartition. torch: one product and topk. same_items: share of
-queries with the k items of Faiss flat. ratio_to_faiss: Faiss flat's median over the row's.
+Each round calls every way twice in a row, the second call counts, on the same queries. ItemIndex: a scan of all items
+in 8 bits and exact scores of what it leaves in doubt, or Faiss where queries and items are few or k is large. Faiss
+flat: IndexFlatIP; reservoir: the same where it keeps candidates in a reservoir for every k. ONNX Runtime, float32 and
+TopK: products, the best blocks by their maxima, the best in these. numpy: one product and argpartition. torch: one
+product and topk. same_items: share of queries with the k items of Faiss flat. ratio_to_faiss: Faiss flat's median over
+the row's.
 """
 
 

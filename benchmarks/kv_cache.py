@@ -36,13 +36,14 @@ from recgpt.model.decoder import Decoder
 from recgpt.model.prompts import num_real_items
 
 METHOD = """\
-Each round calls both ways once on the same random histories; the first is thrown away. Random weights. Both ways
-generate by a product with the whole catalogue, in PyTorch; recomputed runs, in the last block, the one position that is
-asked for, as cached does. task interests: J interests after histories that fill the window but for what is generated.
-task prompts: K items generated before each item but the first, and the interest after all of it. ratio: recomputed's
-median over cached's; above 1 the cache pays. K = 0 is left out: one run makes the interest, and nothing is generated
-that a cache could save. max_difference: of any number of the interests. identical_lists: share of histories of which
-both ways generate the same items and find the same 10 best for every interest, in order.
+Each round calls both ways twice in a row, the second call counts, on the same random histories; the first is thrown
+away. Random weights. Both ways generate by a product with the whole catalogue, in PyTorch; recomputed runs, in the last
+block, the one position that is asked for, as cached does. task interests: J interests after histories that fill the
+window but for what is generated. task prompts: K items generated before each item but the first, and the interest after
+all of it. ratio: recomputed's median over cached's; above 1 the cache pays. K = 0 is left out: one run makes the
+interest, and nothing is generated that a cache could save. max_difference: of any number of the interests.
+identical_lists: share of histories of which both ways generate the same items and find the same 10 best for every
+interest, in order.
 """
 NUM_COMPARED = 10
 CACHED, RECOMPUTED = "cached", "recomputed"

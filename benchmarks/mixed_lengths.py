@@ -46,12 +46,12 @@ from recgpt.types import RecallRequest
 QUOTAS = ((10,), (9, 1), (5, 1, 1, 1, 1, 1))
 SERVED_QUOTAS = (9, 1)
 METHOD = """\
-Each round calls every way once on the same requests, histories drawn with replacement; the first rounds are thrown
-away. padded to the longest: one run of the fused graph a batch. cut by length: what the engine does, runs of like
-lengths where they cost less, by costs that it measured when it loaded the graphs. one by one: a call a request.
-ratio_to_padded: padded's median of the stage interests over the row's. identical_lists: share of requests with exactly
-the items of one by one, in order. Triton: closed loop of that many clients, one request a call; num_executions and
-num_inferences are the server's count of runs of the graph and of rows in them.
+Each round calls every way twice in a row, the second call counts, on the same requests, histories drawn with
+replacement; the first rounds are thrown away. padded to the longest: one run of the fused graph a batch. cut by length:
+what the engine does, runs of like lengths where they cost less, by costs that it measured when it loaded the graphs.
+one by one: a call a request. ratio_to_padded: padded's median of the stage interests over the row's. identical_lists:
+share of requests with exactly the items of one by one, in order. Triton: closed loop of that many clients, one request
+a call; num_executions and num_inferences are the server's count of runs of the graph and of rows in them.
 """
 
 

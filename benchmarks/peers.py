@@ -41,22 +41,22 @@ from recgpt.recall.layout import Layout
 
 QUOTAS = (9, 1)
 METHOD = """\
-Each round calls every contender once on the same histories; the first rounds are thrown away. Ours: two-step recall of
-10 items that are not in the history, by each layout, and by PyTorch, all tokens again for each step, with torch.topk.
-Peers: SASRec of the same width, blocks, heads, window and catalogue with random weights, the scores of all items and
-the 10 best of them by torch.topk: one step, nothing left out. RePlay: histories padded to the window, as its compiled
-model wants them; compiled by OpenVINO as it comes, in bfloat16 where the processor can, and in float32. RecTools: the
-PyTorch modules that its recommend runs, the item vectors kept and histories padded to the longest; and recommend
-itself, tables of pandas included. RecBole: full_sort_predict, histories padded to the longest. All begin with lists of
-numbers and end with lists of numbers; a peer takes its own times, so that pipes do not count. Stages: encode, model
-(interests; a peer's hold the scores of all items, of RecTools' recommend the whole call), search, merge (ids).
-ratio_to_eager: the median of our eager PyTorch over the row's; of each peer likewise, by the fastest of its ways;
-ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as ratio_to_replay, but without what makes
-tensors of lists on both sides. floor: one product [B,D]x[D,V] and the 10 best items of 2 B random queries, each by
-the library that was fastest with as many in five trials (Faiss flat, numpy, PyTorch, ONNX Runtime), in float32;
-ratio_to_floor: the row's median over the floor's, which graphs and index that look through 8 bits may fall short of.
-identical_lists: share of requests with the items and the order of the same model in PyTorch in float32, which is our
-eager row or the peer's.
+Each round calls every contender twice in a row, the second call counts, on the same histories; the first rounds are
+thrown away. Ours: two-step recall of 10 items that are not in the history, by each layout, and by PyTorch, all tokens
+again for each step, with torch.topk. Peers: SASRec of the same width, blocks, heads, window and catalogue with random
+weights, the scores of all items and the 10 best of them by torch.topk: one step, nothing left out. RePlay: histories
+padded to the window, as its compiled model wants them; compiled by OpenVINO as it comes, in bfloat16 where the
+processor can, and in float32. RecTools: the PyTorch modules that its recommend runs, the item vectors kept and
+histories padded to the longest; and recommend itself, tables of pandas included. RecBole: full_sort_predict, histories
+padded to the longest. All begin with lists of numbers and end with lists of numbers; a peer takes its own times, so
+that pipes do not count. Stages: encode, model (interests; a peer's hold the scores of all items, of RecTools' recommend
+the whole call), search, merge (ids). ratio_to_eager: the median of our eager PyTorch over the row's; of each peer
+likewise, by the fastest of its ways; ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as
+ratio_to_replay, but without what makes tensors of lists on both sides. floor: one product [B,D]x[D,V] and the 10 best
+items of 2 B random queries, each by the library that was fastest with as many in five trials (Faiss flat, numpy,
+PyTorch, ONNX Runtime), in float32; ratio_to_floor: the row's median over the floor's, which graphs and index that look
+through 8 bits may fall short of. identical_lists: share of requests with the items and the order of the same model in
+PyTorch in float32, which is our eager row or the peer's.
 """
 
 
@@ -136,7 +136,7 @@ def peers(
         "missing": contest.missing,
         "peer_versions": {name: dict(peer.versions) for name, peer in contest.peers.items()},
     }
-    result = Result(name="peers", environment=environment, method=method, rows=tuple(rows))
+    result = Result(name=out.stem, environment=environment, method=method, rows=tuple(rows))
     result.save(out)
     show_peers(result, console)
     console.print(f"wrote {out}", markup=False, soft_wrap=True)

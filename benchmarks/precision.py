@@ -36,11 +36,11 @@ from recgpt.model.checkpoint import Checkpoint
 
 NUM_INTERESTS = 2
 METHOD = """\
-One export a precision. Each round calls every contender once on the same histories, from numpy arrays to numpy
-arrays; the first rounds are thrown away. eager, recompute: PyTorch, the reference. floor: the product [B,D]x[D,V]
-alone, by each library at hand; ratio_to_floor is to the lowest of their medians. graph_bytes: all files of graphs of
-the bundle. identical_items, identical_lists and max_difference compare generated items, top-10 lists and interests
-with the reference, on the item vectors in float32.
+One export a precision. Each round calls every contender twice in a row, the second call counts, on the same histories,
+from numpy arrays to numpy arrays; the first rounds are thrown away. eager, recompute: PyTorch, the reference. floor:
+the product [B,D]x[D,V] alone, by each library at hand; ratio_to_floor is to the lowest of their medians. graph_bytes:
+all files of graphs of the bundle. identical_items, identical_lists and max_difference compare generated items, top-10
+lists and interests with the reference, on the item vectors in float32.
 """
 
 

@@ -31,15 +31,15 @@ from recgpt.recall.core import PretrainedOnlyWarning
 
 QUOTAS = (9, 1)
 METHOD = """\
-Each round calls every contender once on the same requests; the first rounds are thrown away. eager: PyTorch, all tokens
-again for each step. engine: ONNX Runtime, laid out as it does by default: one graph with the search for few requests,
-the fused graph for more, the index in the loop for many (recgpt/recall/layout.py). engine, KV cache: ONNX Runtime,
-prefill and decode. engine, in-graph top-k: one graph with an exact search and the merge, for every batch. Triton: the
-fused graph over gRPC on loopback, with the threads its config.pbtxt names. Where a graph searches, that counts as
-interests; all else searches the same index in this process. merge is all that follows the search. Triton's queue and
-interests are by the server's own statistics, network is the rest of the round trip. ratio_to_eager: eager's p50 over
-the row's. identical_lists: share of requests with exactly eager's items in eager's order. Rows without stages: closed
-loop of that many clients, one request a call.
+Each round calls every contender twice in a row, the second call counts, on the same requests; the first rounds are
+thrown away. eager: PyTorch, all tokens again for each step. engine: ONNX Runtime, laid out as it does by default: one
+graph with the search for few requests, the fused graph for more, the index in the loop for many
+(recgpt/recall/layout.py). engine, KV cache: ONNX Runtime, prefill and decode. engine, in-graph top-k: one graph with an
+exact search and the merge, for every batch. Triton: the fused graph over gRPC on loopback, with the threads its
+config.pbtxt names. Where a graph searches, that counts as interests; all else searches the same index in this process.
+merge is all that follows the search. Triton's queue and interests are by the server's own statistics, network is the
+rest of the round trip. ratio_to_eager: eager's p50 over the row's. identical_lists: share of requests with exactly
+eager's items in eager's order. Rows without stages: closed loop of that many clients, one request a call.
 """
 
 

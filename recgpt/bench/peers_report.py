@@ -13,6 +13,9 @@ from recgpt.recall.layout import Layout
 OURS = "recgpt"
 """What names of our own rows begin with."""
 
+REPLAY_COMPILED = "RePlay, compiled (1 step)"
+"""The row of its compiled model as it comes."""
+
 AGAINST = {
     "RePlay compiled in float32": "ratio_to_replay_float32",
     "RePlay as it comes": "ratio_to_replay",
@@ -32,7 +35,7 @@ def peers(result: Result, folder: Path) -> Section:
 
     Then a bar a peer: how many times as fast as it we are by default.
     """
-    throughput, ratios = folder / "peers.png", folder / "peers_ratios.png"
+    throughput, ratios = folder / f"{result.name}.png", folder / f"{result.name}_ratios.png"
     panels = [
         (batch_title(batch), {row.name: float(row.facts["throughput"] or 0) for row in rows})
         for batch, rows in result.calls_by_batch().items()

@@ -38,6 +38,10 @@ GPU = "gpu"
 SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
     "peers": ("benchmarks/peers.py", peers),
+    "peers_bfloat16": (
+        "benchmarks/peers.py --out benchmarks/results/peers_bfloat16.json, on a processor that multiplies in bfloat16",
+        peers,
+    ),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),
     "item_search": ("benchmarks/item_search.py", item_search),
     "catalogue_growth": ("benchmarks/catalogue_growth.py", growth),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from recgpt.bench.growth import REFERENCE
 from recgpt.bench.growth_report import on_fewest_threads
 from recgpt.bench.interest_contenders import FUSED
-from recgpt.bench.peers_report import AGAINST, default_rows
+from recgpt.bench.peers_report import AGAINST, REPLAY_COMPILED, default_rows
 from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed, spread
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.searchers import FAISS, SCAN
@@ -41,6 +41,18 @@ def peers(result: Result) -> Iterator[str]:
     yield (
         f"Our two steps are this many times as fast as one step of others, at {_facts(ours, 'batch')} requests a call: "
         f"{ratios}.{f' Bars: {bars}.' if bars else ''}"
+    )
+
+
+def peers_bfloat16(result: Result) -> Iterator[str]:
+    """The same where RePlay's compiled model takes to bfloat16, and how many of its lists are still its own."""
+    ours = default_rows(result)
+    same = [float(row.facts["identical_lists"] or 0) for row in result.rows if row.name == REPLAY_COMPILED]
+    ratios = [_facts(ours, fact) for fact in ("ratio_to_replay", "ratio_to_replay_float32")]
+    yield (
+        f"On a processor that multiplies in bfloat16, on {result.created[:10]}: RePlay as it comes computes in it, and "
+        f"{min(same):.0%} to {max(same):.0%} of its lists are its float32 model's; our two steps are {ratios[0]} times "
+        f"as fast, {ratios[1]} times as fast as it in float32."
     )
 
 
@@ -154,6 +166,7 @@ def serving_load(result: Result) -> Iterator[str]:
 FINDINGS: Mapping[str, Finding] = {
     "recall_latency": recall_latency,
     "peers": peers,
+    "peers_bfloat16": peers_bfloat16,
     "interests_latency": interests_latency,
     "item_search": item_search,
     "catalogue_growth": growth,

@@ -1,4 +1,4 @@
-"""Samples in interleaved rounds: A B C, C A B. What slows the machine for a while slows every case alike.
+"""Samples in interleaved rounds: AA BB CC, CC AA BB. What slows the machine for a while slows every case alike.
 
 Knows callables that time themselves; not what they do.
 """
@@ -28,17 +28,17 @@ class Sample:
     stages_ns: Mapping[str, int] = field(default_factory=dict)
 
 
-# Called with the number of the round, by which it picks its input, so that all cases of a round do the same work.
+# Called with the number of a round, by which it picks its input, so that all cases of a round do the same work.
 Case = Callable[[int], Sample]
 
 
 def interleave(
     cases: Mapping[str, Case], *, num_rounds: int, num_warmup: int, done: Callable[[], None] = lambda: None
 ) -> dict[str, list[Sample]]:
-    """Calls every case once a round, in an order that is drawn anew for each round.
+    """Calls every case twice in a row in each round, the second time for a sample, in an order drawn anew each time.
 
-    So what a case gains or loses by its place, and by what the case before it left in the caches, evens out. The draws
-    are the same each time.
+    In use nothing else runs between the calls, so what other cases left in the caches must not count; that is what the
+    first call is for, on the input of the round before. The draws are the same each time.
 
     Args:
         cases: name -> what to call.
@@ -54,6 +54,7 @@ def interleave(
     for number in range(-num_warmup, num_rounds):
         draws.shuffle(order)
         for name in order:
+            cases[name](max(number - 1, 0))
             sample = cases[name](max(number, 0))
             if number >= 0:
                 samples[name].append(sample)
