@@ -102,7 +102,7 @@ def bar_cells(bars: Sequence[Mapping[str, Fact]]) -> list[list[str]]:
             str(bar["bar"]),
             f"{bar['num_items']:,}",
             str(bar["limit"]),
-            str(bar["layout"]),
+            str(bar["layout"] or "-"),
             _number(bar["reached_ms"]),
             "yes" if bar["is_met"] else "no",
         ]

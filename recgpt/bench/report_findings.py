@@ -153,14 +153,14 @@ def kv_cache(result: Result) -> Iterator[str]:
 def serving_load(result: Result) -> Iterator[str]:
     """The bars, and for a missed one on a single request what the hop itself costs."""
     for bar in result.method["bars"]:
-        if bar["reached_ms"] is not None:
-            missed = "" if bar["is_met"] else "; missed"
-            if missed and bar.get("hop_ms") is not None:
-                missed += f", where a call of a model that does nothing takes {significant(float(bar['hop_ms']))} ms"
-            yield (
-                f"{bar['bar'].capitalize()} over {bar['num_items']:,} items, {bar['limit']}: "
-                f"{significant(float(bar['reached_ms']))} ms by {bar['layout']}{missed}."
-            )
+        about = f"{bar['bar'].capitalize()} over {bar['num_items']:,} items, {bar['limit']}: "
+        if bar["reached_ms"] is None:
+            yield f"{about}missed, as lower rates were already."
+            continue
+        missed = "" if bar["is_met"] else "; missed"
+        if missed and bar.get("hop_ms") is not None:
+            missed += f", where a call of a model that does nothing takes {significant(float(bar['hop_ms']))} ms"
+        yield f"{about}{significant(float(bar['reached_ms']))} ms by {bar['layout']}{missed}."
 
 
 FINDINGS: Mapping[str, Finding] = {

@@ -13,7 +13,7 @@ from recgpt.asking import drive
 from recgpt.backends.triton_rpc import ModelStatistics
 from recgpt.bench import report_findings as findings
 from recgpt.bench import report_losses as losses
-from recgpt.bench.load_report import highest_fact, serving_load
+from recgpt.bench.load_report import bar_cells, highest_fact, serving_load
 from recgpt.bench.load_rows import BARS, SERVER, Used, judge, kept, load_row, meets, stage_means
 from recgpt.bench.loadgen import Answered, complete, read_trace, run_offline, run_server
 from recgpt.bench.open_loop import Asked, Run, offline, serve
@@ -275,6 +275,19 @@ def test_a_rate_that_was_held_counts_by_the_median_of_its_runs_and_alone():
     assert bar(49.0, 90.0, 51.0)["is_met"] == 0
     lost = row_of("recall_engine", mode="held", num_items=10_000, rate=1000, p99_ms=2.0, num_failed=1)
     assert judge([lost], BARS[:1]) == []
+
+
+def test_a_rate_that_nobody_was_asked_for_because_lower_ones_were_missed_is_missed():
+    rows = [
+        row_of("recall_engine", num_items=10_000, rate=500, p99_ms=70.0),
+        row_of("empty, Python", num_items=100_000, rate=200, p99_ms=3.0),
+    ]
+    (bar,) = judge(rows)
+    assert (bar["bar"], bar["layout"], bar["reached_ms"], bar["is_met"]) == ("1,000 requests/s", None, None, 0)
+    result = Result(name="serving_load", environment={}, method={"bars": [bar]}, rows=())
+    (found,) = findings.serving_load(result)
+    assert found == "1,000 requests/s over 10,000 items, p99 <= 50 ms: missed, as lower rates were already."
+    assert bar_cells([bar]) == [["1,000 requests/s", "10,000", "p99 <= 50 ms", "-", "-", "no"]]
 
 
 def test_a_missed_bar_on_one_request_is_told_with_what_the_hop_costs():
