@@ -29,6 +29,7 @@ from recgpt.bench.environment import describe_environment
 from recgpt.bench.floor import RecallFloor
 from recgpt.bench.peer import Peer
 from recgpt.bench.peer_rows import EAGER, Contest, Library
+from recgpt.bench.peers_report import REPLAY_COMPILED
 from recgpt.bench.results import Result
 from recgpt.bench.subject import Subject, find_subject
 from recgpt.bench.tables import show_peers
@@ -66,7 +67,7 @@ LIBRARIES = {
         rows={
             "eager": "RePlay, eager PyTorch (1 step)",
             "float32": "RePlay, compiled in float32 (1 step)",
-            "compiled": "RePlay, compiled (1 step)",
+            "compiled": REPLAY_COMPILED,
         },
         less_than_float32="compiled",
     ),

@@ -33,15 +33,16 @@ from recgpt.recall.core import PretrainedOnlyWarning
 NS_PER_S = 1e9
 QUOTAS = (9, 1)
 METHOD = """\
-One request a call throughout. calls: each round calls every layout once on the same request; the first rounds are
-thrown away. load: a closed loop of that many clients in this process, each sending its next request when it has its
-answer. engine, in process: ONNX Runtime and Faiss here, no server. recall graph, in process: interests, exact top-k and
-merge in one graph, here. index in the client: interests from Triton, search and merge here. recall graph: that one
-graph on Triton. recall_engine: engine and index in Triton's Python backend. empty: a model that gives back 16 numbers,
-in the ONNX Runtime backend and in the Python backend. Client and server share the machine. identical_lists: share of
-requests with exactly the items of the engine in process, in its order. overhead_ms: p50 less that of the engine in
-process with as many clients. ratio_to_empty: p50 over that of the empty Python model with as many clients. The server
-is a stand-in with a process of Python for each model; NVIDIA's own runs ONNX graphs in its own process.
+One request a call throughout. calls: each round calls every layout twice in a row, the second call counts, on the same
+request; the first rounds are thrown away. load: a closed loop of that many clients in this process, each sending its
+next request when it has its answer. engine, in process: ONNX Runtime and Faiss here, no server. recall graph, in
+process: interests, exact top-k and merge in one graph, here. index in the client: interests from Triton, search and
+merge here. recall graph: that one graph on Triton. recall_engine: engine and index in Triton's Python backend. empty: a
+model that gives back 16 numbers, in the ONNX Runtime backend and in the Python backend. Client and server share the
+machine. identical_lists: share of requests with exactly the items of the engine in process, in its order. overhead_ms:
+p50 less that of the engine in process with as many clients. ratio_to_empty: p50 over that of the empty Python model
+with as many clients. The server is a stand-in with a process of Python for each model; NVIDIA's own runs ONNX graphs in
+its own process.
 """
 
 

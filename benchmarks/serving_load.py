@@ -56,10 +56,10 @@ longer; the median counts. Stages are means: generator, late by the clock or wai
 rows and back; search, of an index in the client; queue and compute by Triton's account; network, the rest. client_cpu
 and server_cpu: processor time a request. identical_lists: share of answers that are the list of the engine in process
 for that request; own_lists: that are the list of this layout when nothing else is asked. Mode one request: single calls
-in turn; the empty model gives back 16 numbers, so a call of it is what the hop itself costs. rows_a_run: requests that
-the server ran together. generator alone: LoadGen with a client that answers at once. The JSON keeps 1,000 latencies of
-a run, evenly spaced by rank. The server is a stand-in with a process of Python for each model; NVIDIA's own runs ONNX
-graphs in its own process.
+in turn, two in a row of which the second counts; the empty model gives back 16 numbers, so a call of it is what the hop
+itself costs. rows_a_run: requests that the server ran together. generator alone: LoadGen with a client that answers at
+once. The JSON keeps 1,000 latencies of a run, evenly spaced by rank. The server is a stand-in with a process of Python
+for each model; NVIDIA's own runs ONNX graphs in its own process.
 """
 
 

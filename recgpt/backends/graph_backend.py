@@ -71,7 +71,7 @@ class GraphBackend(ABC):
         """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
         num_interests = check_recall(tokens, quotas, self._recalls)
         check_tokens(tokens, self._spec, num_steps=num_interests)
-        return recall_output(self._run(recall_spec(num_interests), recall_feeds(tokens, quotas)))
+        return self._recall(tokens, quotas)
 
     @abstractmethod
     def close(self) -> None:
@@ -80,6 +80,10 @@ class GraphBackend(ABC):
     @abstractmethod
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         """Runs one graph: its inputs by name, by name the outputs that ``graph`` names and no others."""
+
+    def _recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
+        """``recall`` of what was checked."""
+        return recall_output(self._run(recall_spec(quotas.shape[1]), recall_feeds(tokens, quotas)))
 
     def _answer(self, ask: ModelAsk) -> Any:
         run = graph_run(ask, self._spec, self._fused)

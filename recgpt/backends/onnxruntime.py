@@ -16,13 +16,10 @@ from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
 from recgpt.backends.tensors import (
     NamedArrays,
     check_fused,
-    check_recall,
     fused_numbers,
     interests_output,
     prefill_feeds,
-    recall_feeds,
     recall_numbers,
-    recall_output,
 )
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
@@ -118,13 +115,6 @@ class OnnxRuntimeBackend(GraphBackend):
         cost = self._costs[num_interests]
         return run_in_parts(lambda part, places: self._interests(part, num_interests), tokens, cost)
 
-    def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
-        """See ``RecallBackend.recall``; RequestError if tokens or quotas do not fit or there is no such graph."""
-        num_interests = check_recall(tokens, quotas, self._recalls)
-        check_tokens(tokens, self._spec, num_steps=num_interests)
-        cost = self._recall_costs[num_interests]
-        return run_in_parts(lambda part, places: self._recall(part, quotas[places]), tokens, cost)
-
     def close(self) -> None:
         """Lets go of the sessions; those that run finish first."""
         self._sessions = {}
@@ -133,10 +123,11 @@ class OnnxRuntimeBackend(GraphBackend):
         return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
 
     def _recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
-        return recall_output(self._run(recall_spec(quotas.shape[1]), recall_feeds(tokens, quotas)))
+        run = super()._recall
+        return run_in_parts(lambda part, places: run(part, quotas[places]), tokens, self._recall_costs[quotas.shape[1]])
 
     def _recall_one_each(self, tokens: Tokens, num_interests: int) -> RecallOutput:
-        return self._recall(tokens, np.ones((len(tokens), num_interests), dtype=np.int64))
+        return super()._recall(tokens, np.ones((len(tokens), num_interests), dtype=np.int64))
 
     def _run(self, graph: GraphSpec, feeds: NamedArrays) -> NamedArrays:
         session = self._sessions.get(graph.name)
