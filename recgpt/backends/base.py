@@ -177,11 +177,10 @@ def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
     if width > spec.max_length:
         raise RequestError(f"item_rows has {width} columns; expected at most {spec.max_length}, the model's window")
     longest = spec.max_length - (num_steps - 1)
-    low, high = int(tokens.lengths.min(initial=1)), int(tokens.lengths.max(initial=1))
-    if low < 1 or high > min(longest, width):
+    if _highest(tokens.lengths - 1) >= min(longest, width):
         raise RequestError(
-            f"lengths {low}..{high}: expected 1..{min(longest, width)} for {num_steps} interests in a window of "
-            f"{spec.max_length}"
+            f"lengths {tokens.lengths.min()}..{tokens.lengths.max()}: expected 1..{min(longest, width)} for "
+            f"{num_steps} interests in a window of {spec.max_length}"
         )
     for name, rows, highest in (
         ("item_rows", tokens.item_rows, spec.num_items),
@@ -189,9 +188,13 @@ def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
         ("user_rows", tokens.user_rows, spec.num_users),
         ("segments", tokens.segments, 1),
     ):
-        # As whole numbers without a sign, those below 0 are above all others, and one look is enough.
-        if rows.size and rows.astype(np.int64, copy=False).view(np.uint64).max() > highest:
+        if _highest(rows) > highest:
             raise RequestError(f"{name} holds {int(rows.min())}..{int(rows.max())}; expected 0..{highest}")
+
+
+def _highest(rows: Int64Array) -> int:
+    """The highest of whole numbers, 0 if there are none; negative ones, taken without a sign, are above all others."""
+    return int(np.maximum.reduce(rows.astype(np.int64, copy=False).view(np.uint64), axis=None, initial=0))
 
 
 def _pad(rows: Int64Array, width: int) -> Int64Array:

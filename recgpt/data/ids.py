@@ -69,10 +69,11 @@ class IdMap:
 
     def ids_of(self, rows: Int64Array) -> tuple[ItemId, ...]:
         """The ids of rows (N,), each 1..len; IndexError if one is not."""
-        if len(rows) and rows.min() < 1:
-            raise IndexError(f"row {rows.min()} has no id; expected 1 to {len(self._ids)}")
-        ids = self._ids
-        return tuple([ids[row - 1] for row in rows.tolist()])
+        ids, listed = self._ids, rows.tolist()
+        lowest = min(listed, default=1)
+        if lowest < 1:
+            raise IndexError(f"row {lowest} has no id; expected 1 to {len(ids)}")
+        return tuple([ids[row - 1] for row in listed])
 
     def parse(self, text: str) -> ItemId:
         """An id typed by a person, of the type that this map's ids have; it need not be in the map.

@@ -14,7 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgpt.model.decoder import Block, Decoder, distance_scores
+from recgpt.model.decoder import Block, Decoder
+from recgpt.types import PROMPT
 
 
 class FoldedEmbedding(nn.Module):
@@ -42,7 +43,51 @@ class FoldedEmbedding(nn.Module):
         if self.decoder.position_embedding is not None:
             place = segments * self.decoder.config.max_length + positions
         hidden = self.decoder.embed_items(item_rows) + nn.functional.embedding(place, self.places)
+        return self._with_user(hidden, user_rows)
+
+    def prompts(self, user_rows: Tensor, item_rows: Tensor, positions: Tensor) -> Tensor:
+        """``forward`` where all segments are those of prompts: (B,), (B, S), (B or 1, S) -> (B, S, D)."""
+        place = self.places[PROMPT]
+        if self.decoder.position_embedding is not None:
+            place = nn.functional.embedding(PROMPT * self.decoder.config.max_length + positions, self.places)
+        return self._with_user(self.decoder.embed_items(item_rows) + place, user_rows)
+
+    def _with_user(self, hidden: Tensor, user_rows: Tensor) -> Tensor:
         return hidden + self.decoder.user_embedding(user_rows).unsqueeze(1) if self.has_users else hidden
+
+
+class StepBias(nn.Module):
+    """``Block.score_bias`` for the newest token of each step: one look into a table, with the mask and the step in it.
+
+    A key has a place that it keeps. G = J - 1 items are generated at most: item g has place g, padding has G, and token
+    t of a history of n tokens has G + n - t. Since each step has a table of its own, nothing is counted when it runs.
+
+    Args:
+        block: whose bias by distance it is, as it is now.
+        max_length: C.
+        num_steps: J.
+    """
+
+    def __init__(self, block: Block, *, max_length: int, num_steps: int) -> None:
+        super().__init__()
+        with torch.no_grad():
+            no_bias = torch.zeros(max_length, 1, device=block.query.weight.device)
+            by_distance = no_bias if block.distance_bias is None else block.distance_bias.weight
+            barred = torch.full_like(by_distance[:1], -torch.inf)
+            for step in range(num_steps):
+                unused_and_padding = barred.expand(num_steps - step, -1)
+                table = torch.cat([by_distance[:step].flip(0), unused_and_padding, by_distance[step:]])
+                self.register_buffer(f"table_{step}", table, persistent=False)
+
+    @staticmethod
+    def places(lengths: Tensor, slots: Tensor, num_steps: int) -> Tensor:
+        """Of histories of ``lengths`` (B, 1) at slots (1, T), which count from 0: (B, T)."""
+        most_generated = num_steps - 1
+        return (lengths + most_generated - slots).clamp_min(most_generated)
+
+    def forward(self, places: Tensor, step: int) -> Tensor:
+        """Places (B, P) of history and ``step`` generated items -> (B, H or 1, P)."""
+        return nn.functional.embedding(places, self.get_buffer(f"table_{step}")).transpose(1, 2)
 
 
 class LastBlock(nn.Module):
@@ -60,7 +105,6 @@ class LastBlock(nn.Module):
     def __init__(self, block: Block) -> None:
         super().__init__()
         self.num_heads = block.num_heads
-        self.distance_bias = block.distance_bias
         self.attention_norm, self.ffn_norm = block.attention_norm, block.ffn_norm
         self.ffn_input, self.activation, self.ffn_output = block.ffn_input, block.activation, block.ffn_output
         with torch.no_grad():
@@ -68,31 +112,28 @@ class LastBlock(nn.Module):
                 self.register_buffer(name, product.contiguous(), persistent=False)
 
     def normalise(self, hidden: Tensor) -> Tensor:
-        """What ``forward`` takes of the tokens: (B, S, D) -> (B, S, D)."""
+        """What ``forward`` takes of tokens: (..., D) -> (..., D)."""
         normalised: Tensor = self.attention_norm(hidden)
         return normalised
 
-    def forward(self, hidden: Tensor, asking: Tensor, tokens: Tensor, mask: Tensor, distances: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
         """Lets one token a row attend to P tokens.
 
         Args:
-            hidden: (B, 1, D), the token that asks.
-            asking: (B, 1, D), the same, normalised.
+            hidden: (B, D), the token that asks.
             tokens: (B, P, D), all that may be seen, normalised, itself among them.
-            mask: (B, 1, P) bool, True where it may look.
-            distances: (B, 1, P) int64, as in ``Block.forward``.
+            bias: (B, H or 1, P), see ``Block.score_bias``.
 
         Returns:
-            (B, 1, D).
+            (B, D).
         """
-        batch, width = hidden.shape[0], hidden.shape[-1]
-        queries = (asking @ self.to_scores + self.to_scores_bias).reshape(batch, self.num_heads, width)
-        scores = queries @ tokens.transpose(1, 2)
-        if self.distance_bias is not None:
-            scores = scores + distance_scores(self.distance_bias, distances).squeeze(2)
-        weights = torch.softmax(scores.masked_fill(~mask, -torch.inf), dim=-1)
-        mixed = (weights @ tokens).reshape(batch, 1, self.num_heads * width)
-        hidden = hidden + (mixed @ self.to_output + self.to_output_bias)
+        batch, width = hidden.shape
+        queries = torch.addmm(self.to_scores_bias, self.normalise(hidden), self.to_scores).reshape(
+            batch, self.num_heads, width
+        )
+        weights = torch.softmax(queries @ tokens.transpose(1, 2) + bias, dim=-1)
+        mixed = (weights @ tokens).reshape(batch, self.num_heads * width)
+        hidden = hidden + torch.addmm(self.to_output_bias, mixed, self.to_output)
         output: Tensor = hidden + self.ffn_output(self.activation(self.ffn_input(self.ffn_norm(hidden))))
         return output
 

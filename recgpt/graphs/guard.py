@@ -57,7 +57,7 @@ class _GuardedHistory(_Guarded):
             user_ids % _BEYOND,
             self._checked(input_ids),
             segment_ids % _BEYOND,
-            (lengths - 1) % _BEYOND + 1,
+            lengths.where(lengths >= 1, _BEYOND),
             excluded_ids % _BEYOND,
         )
         return cast("tuple[Tensor, ...]", output)
@@ -73,12 +73,12 @@ class _GuardedRecall(_Guarded):
         excluded_ids: Tensor,
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
-        fits = ((quotas >= 0) & (quotas <= _MOST)).all(dim=1, keepdim=True)
+        fits = (lengths >= 1) & ((quotas % _BEYOND).amax(dim=1, keepdim=True) <= _MOST)
         output = self.guarded(
             user_ids % _BEYOND,
             self._checked(input_ids),
             segment_ids % _BEYOND,
-            ((lengths - 1) % _BEYOND + 1).masked_fill(~fits, _BEYOND),
+            lengths.where(fits, _BEYOND),
             excluded_ids % _BEYOND,
             quotas,
         )
@@ -100,7 +100,7 @@ class _GuardedDecode(_Guarded):
             user_ids % _BEYOND,
             self._checked(input_ids),
             segment_ids % _BEYOND,
-            lengths.masked_fill(~fits, _BEYOND),
+            lengths.where(fits, _BEYOND),
             excluded_ids % _BEYOND,
             past_key_values,
         )

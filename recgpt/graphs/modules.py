@@ -12,11 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.folded import FoldedEmbedding, LastBlock
+from recgpt.graphs.folded import FoldedEmbedding, LastBlock, StepBias
 from recgpt.model.decoder import Block, Decoder
 from recgpt.model.item_table import PADDING_ROW
 from recgpt.signature import DECODE, PREFILL, GraphSpec, interests_spec
-from recgpt.types import PROMPT
 
 SCORE_BLOCK = 64
 """How many scores are searched by their maximum first."""
@@ -33,8 +32,7 @@ class NextItem(nn.Module):
         """(B, D) and (B, E) rows, 0 for none -> (B, 1) rows; the lowest row wins a tie."""
         scores = interest @ self.decoder.item_matrix.T
         # Row 0 stands for "none" in `excluded`; scattering it there masks padding, which must be masked anyway.
-        padding = torch.full_like(excluded[:, :1], PADDING_ROW)
-        scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
+        scores = scores.scatter(1, nn.functional.pad(excluded, (1, 0), value=PADDING_ROW), -torch.inf)
         return argmax(scores, self.decoder.num_items + 1)
 
 
@@ -96,6 +94,8 @@ class Interests(nn.Module):
     they are when it is made.
     """
 
+    slots: Tensor
+
     def __init__(self, decoder: Decoder, num_interests: int) -> None:
         super().__init__()
         self.spec = interests_spec(num_interests)
@@ -104,6 +104,11 @@ class Interests(nn.Module):
         self.next_item: nn.Module = NextItem(decoder)
         self.embed = FoldedEmbedding(decoder)
         self.last = LastBlock(self._blocks()[-1])
+        self.biases = nn.ModuleList(
+            StepBias(block, max_length=decoder.config.max_length, num_steps=num_interests) for block in self._blocks()
+        )
+        slots = torch.arange(decoder.config.max_length, device=decoder.item_matrix.device).unsqueeze(0)
+        self.register_buffer("slots", slots, persistent=False)
 
     def forward(
         self, user_ids: Tensor, input_ids: Tensor, segment_ids: Tensor, lengths: Tensor, excluded_ids: Tensor
@@ -133,35 +138,35 @@ class Interests(nn.Module):
             lengths: as of ``forward``.
             choose: the next item (B, 1) for an interest (B, D) and the items taken before.
         """
-        slots = torch.arange(input_ids.shape[1], device=lengths.device).unsqueeze(0)
-        distances = (slots.transpose(0, 1) - slots).unsqueeze(0)
+        slots = self.slots[:, : input_ids.shape[1]]
         hidden = self.embed(user_ids[:, 0], input_ids, segment_ids, slots)
+        *earlier, _ = self._blocks()
+        *earlier_biases, last_bias = self.biases
+        distances = (slots.transpose(0, 1) - slots).unsqueeze(0)
         past = []
-        for block in self._blocks()[:-1]:
+        for block in earlier:
             past.append(block.keys_values(hidden))
-            hidden = block(hidden, past[-1], distances >= 0, distances)
+            hidden = block(hidden, past[-1], block.score_bias(distances >= 0, distances))
+        places = StepBias.places(lengths, slots, self.num_interests)
         tokens = self.last.normalise(hidden)
         newest = (lengths - 1).unsqueeze(2).expand(-1, 1, hidden.shape[2])
-        # How far each token lies behind the newest one; those of padding lie before it.
-        distances = (lengths - 1 - slots).unsqueeze(1)
-        seen = distances >= 0
-        hidden = self.last(hidden.gather(1, newest), tokens.gather(1, newest), tokens, seen, distances)
-        # Squeezed first, so that ONNX Runtime does not make one node of sum and norm, which is several times as slow.
-        interests = [self.decoder.normalise(hidden.squeeze(1))]
+        hidden = hidden.gather(1, newest).squeeze(1)
+        interests = [self._interest(hidden, tokens, last_bias(places, 0))]
         generated: list[Tensor] = []
         for step in range(1, self.num_interests):
             item = choose(interests[-1], generated)
             generated.append(item)
-            hidden = self.embed(user_ids[:, 0], item, torch.full_like(item, PROMPT), lengths + (step - 1))
-            seen = torch.cat([seen, torch.ones_like(seen[:, :, :1])], dim=2)
-            distances = torch.cat([distances + 1, torch.zeros_like(distances[:, :, :1])], dim=2)
-            for depth, block in enumerate(self._blocks()[:-1]):
+            hidden = self.embed.prompts(user_ids[:, 0], item, lengths + (step - 1))
+            places = nn.functional.pad(places, (0, 1), value=step - 1)
+            for depth, (block, bias) in enumerate(zip(earlier, earlier_biases, strict=True)):
                 past[depth] = torch.cat([past[depth], block.keys_values(hidden)], dim=3)
-                hidden = block(hidden, past[depth], seen, distances)
-            asking = self.last.normalise(hidden)
-            tokens = torch.cat([tokens, asking], dim=1)
-            interests.append(self.decoder.normalise(self.last(hidden, asking, tokens, seen, distances).squeeze(1)))
+                hidden = block(hidden, past[depth], bias(places, step).unsqueeze(2))
+            tokens = torch.cat([tokens, self.last.normalise(hidden)], dim=1)
+            interests.append(self._interest(hidden.squeeze(1), tokens, last_bias(places, step)))
         return interests, generated
+
+    def _interest(self, hidden: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
+        return self.decoder.normalise(self.last(hidden, tokens, bias))
 
     def _blocks(self) -> list[Block]:
         return cast("list[Block]", list(self.decoder.blocks))

@@ -157,8 +157,8 @@ def _quiet_exporter() -> Iterator[None]:
 
 
 def _may_fold(node: onnx_ir.Node) -> bool | None:
-    # A folded transpose is a second copy of a weight, of the item matrix among them; runtimes fold it when they load.
-    return False if node.op_type == "Transpose" else None
+    # These would be a second copy of a weight, of the item matrix among them; runtimes fold them when they load.
+    return False if node.op_type in ("Transpose", "Pad") else None
 
 
 def _is_news(record: logging.LogRecord) -> bool:

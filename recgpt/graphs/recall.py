@@ -32,6 +32,8 @@ class Recall(nn.Module):
         max_recalled: K; cut to the catalogue.
     """
 
+    no_items: Tensor
+
     def __init__(self, decoder: Decoder, num_interests: int, *, max_recalled: int = MAX_RECALLED) -> None:
         super().__init__()
         self.spec = recall_spec(num_interests)
@@ -42,6 +44,11 @@ class Recall(nn.Module):
         self.num_recalled = min(max_recalled, decoder.num_items)
         # As many must be found as are generated, whatever is asked for.
         self.num_found = min(max(max_recalled, num_interests), decoder.num_items)
+        num_rows = decoder.num_items + 1
+        self.block = _block_size(num_rows, self.num_found)
+        behind = range(num_rows, -(-num_rows // self.block) * self.block)
+        no_items = torch.tensor([[PADDING_ROW, *behind]], device=decoder.item_matrix.device)
+        self.register_buffer("no_items", no_items, persistent=False)
 
     def forward(
         self,
@@ -53,37 +60,38 @@ class Recall(nn.Module):
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.recall_spec``."""
-        least = min(self.steps.num_interests, self.num_found)
-        wanted = quotas.sum(dim=1).amax(dim=0, keepdim=True).clamp(least, self.num_found)
-        found: list[tuple[Tensor, Tensor]] = []
-
-        def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
-            found.append(self._search(interest, excluded_ids, wanted))
-            rows, _ = self._without(*found[-1], generated)
-            return rows[:, :1]
-
-        interests, generated = self.steps.unroll(user_ids, input_ids, segment_ids, lengths, best)
-        found.append(self._search(interests[-1], excluded_ids, wanted))
+        total = quotas.sum(dim=1, keepdim=True)
+        wanted = total.amax(dim=0).clamp(min(self.steps.num_interests, self.num_found), self.num_found)
+        barred = torch.cat([self.no_items.expand(excluded_ids.shape[0], -1), excluded_ids], dim=1)
         slots = torch.arange(self.num_recalled, device=quotas.device).unsqueeze(0)
         lists: list[tuple[Tensor, Tensor]] = []
         taken: list[Tensor] = []
-        for step, (rows, scores) in enumerate(found):
-            rows, scores = self._without(rows, scores, taken)
-            lists.append((rows[:, : self.num_recalled], scores[:, : self.num_recalled]))
+
+        def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
+            found = self._search(interest, barred, wanted)
+            lists.append(self._without(*found, taken))
             # Row 0 stands for none.
-            taken.append(lists[-1][0] * (slots < quotas[:, step : step + 1]))
-        merged = _merge([rows for rows, _ in lists], [scores for _, scores in lists], quotas, slots)
+            quota = quotas[:, len(taken) : len(taken) + 1]
+            taken.append(lists[-1][0][:, : self.num_recalled].where(slots < quota, PADDING_ROW))
+            rows, _ = self._without(*found, generated)
+            return rows[:, :1]
+
+        interests, generated = self.steps.unroll(user_ids, input_ids, segment_ids, lengths, best)
+        # Nothing is generated from the last step, so it need not even find what was taken.
+        lists.append(self._search(interests[-1], torch.cat([barred, *taken], dim=1), wanted))
+        cut = [(rows[:, : self.num_recalled], scores[:, : self.num_recalled]) for rows, scores in lists]
+        merged = _merge(cut, quotas, slots)
         return (*merged, torch.cat(generated, dim=1)) if generated else merged
 
-    def _search(self, interest: Tensor, excluded: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """The best rows and their scores, both (B, N), best first; row 0 and -inf behind as many as are wanted."""
-        scores = interest @ self.decoder.item_matrix.T
-        padding = torch.full_like(excluded[:, :1], PADDING_ROW)
-        scores = scores.scatter(1, torch.cat([padding, excluded], dim=1), -torch.inf)
-        num_rows = scores.shape[1]
-        block = _block_size(num_rows, self.num_found)
-        filled_up = nn.functional.pad(scores, (0, -num_rows % block), value=-torch.inf)
-        found: tuple[Tensor, Tensor] = leading(filled_up, wanted, block, self.num_found)
+    def _search(self, interest: Tensor, barred: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """The best rows that are not barred (B, any number) and their scores, both (B, N), best first.
+
+        Row 0 and -inf behind as many as are wanted.
+        """
+        # Filled up to whole blocks before the product: a runtime does that once, when it loads the graph.
+        columns = nn.functional.pad(self.decoder.item_matrix, (0, 0, 0, self.no_items.shape[1] - 1)).T
+        scores = (interest @ columns).scatter(1, barred, -torch.inf)
+        found: tuple[Tensor, Tensor] = leading(scores, wanted, self.block, self.num_found)
         return found
 
     def _without(self, rows: Tensor, scores: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -108,15 +116,27 @@ def _block_size(num_rows: int, number: int) -> int:
     return size
 
 
-def _merge(rows: list[Tensor], scores: list[Tensor], quotas: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first quota of each step's list, one behind the other: J of (B, K) -> rows, scores, steps, each (B, K)."""
-    num_steps, width = len(rows), slots.shape[1]
-    ends = quotas.cumsum(dim=1)
-    step = (slots.unsqueeze(2) >= ends.unsqueeze(1)).sum(dim=2)
-    is_taken = step < num_steps
-    step = step.clamp_max(num_steps - 1)
-    place = step * width + slots - (ends - quotas).gather(1, step)
-    found, values = torch.cat(rows, dim=1).gather(1, place), torch.cat(scores, dim=1).gather(1, place)
+def _merge(lists: list[tuple[Tensor, Tensor]], quotas: Tensor, slots: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first quota of each step's list, one behind the other.
+
+    Args:
+        lists: rows and scores of each step, (B, K) and best first.
+        quotas: (B, J).
+        slots: (1, K), 0 to K - 1.
+
+    Returns:
+        Rows, scores and steps, each (B, K); 0 behind as many as the quotas sum to.
+    """
+    (rows, scores), *further = lists
+    steps = torch.ones_like(slots)
+    begin = torch.zeros_like(slots[:, :1])
+    for step, (its_rows, its_scores) in enumerate(further, start=1):
+        begin = begin + quotas[:, step - 1 : step]
+        is_its = slots >= begin
+        places = (slots - begin).clamp_min(0)
+        rows = torch.where(is_its, its_rows.gather(1, places), rows)
+        scores = torch.where(is_its, its_scores.gather(1, places), scores)
+        steps = torch.where(is_its, step + 1, steps)
     # Where a caller asks for more than there is, nothing is given rather than what was excluded.
-    is_taken = is_taken & (values > -torch.inf)
-    return found * is_taken, values.masked_fill(~is_taken, 0.0), (step + 1) * is_taken
+    is_taken = (slots < quotas.sum(dim=1, keepdim=True)) & (scores > -torch.inf)
+    return rows.where(is_taken, PADDING_ROW), scores.where(is_taken, 0.0), steps.where(is_taken, 0)

@@ -73,16 +73,30 @@ class Block(nn.Module):
         projected: Tensor = self.key_value(self.attention_norm(hidden))
         return projected.reshape(batch, length, 2, self.num_heads, self.head_size).permute(0, 2, 3, 1, 4)
 
-    def forward(self, hidden: Tensor, keys_values: Tensor, mask: Tensor, distances: Tensor) -> Tensor:
-        """Lets S tokens attend to P keys.
+    def score_bias(self, mask: Tensor, distances: Tensor) -> Tensor:
+        """What is added to attention scores: the bias by distance where a token may look, else -inf.
 
         Source of the bias by distance: Shaw et al. 2018, in the scalar form of T5 (Raffel et al. 2020).
 
         Args:
+            mask: (B or 1, S, P) bool, True where a token may look; at least one per token.
+            distances: int64 likewise: how many positions a key lies back; anything where masked.
+
+        Returns:
+            (B or 1, H or 1, S, P).
+        """
+        if self.distance_bias is None:
+            return torch.where(mask, 0.0, -torch.inf).unsqueeze(1)
+        by_distance = self.distance_bias(distances.clamp(min=0)).permute(0, 3, 1, 2)
+        return torch.where(mask.unsqueeze(1), by_distance, -torch.inf)
+
+    def forward(self, hidden: Tensor, keys_values: Tensor, bias: Tensor) -> Tensor:
+        """Lets S tokens attend to P keys.
+
+        Args:
             hidden: (B, S, D), the tokens that ask.
             keys_values: (B, 2, H, P, Dh), their own included.
-            mask: bool, broadcastable to (B, S, P), True where a token may look; at least one per token.
-            distances: int64, broadcastable to (B, S, P): how many positions a key lies back; anything where masked.
+            bias: broadcastable to (B, H, S, P), see ``score_bias``.
 
         Returns:
             (B, S, D).
@@ -91,10 +105,7 @@ class Block(nn.Module):
         query = self.query(self.attention_norm(hidden))
         query = query.reshape(batch, length, self.num_heads, self.head_size).transpose(1, 2)
         keys, values = keys_values[:, 0], keys_values[:, 1]
-        scores = (query @ keys.transpose(-2, -1)) * self.scale
-        if self.distance_bias is not None:
-            scores = scores + distance_scores(self.distance_bias, distances)
-        weights = torch.softmax(scores.masked_fill(~mask.unsqueeze(1), -torch.inf), dim=-1)
+        weights = torch.softmax((query @ keys.transpose(-2, -1)) * self.scale + bias, dim=-1)
         mixed = (self.dropout(weights) @ values).transpose(1, 2).reshape(batch, length, width)
         hidden = hidden + self.dropout(self.attention_output(mixed))
         inner = self.dropout(self.activation(self.ffn_input(self.ffn_norm(hidden))))
@@ -102,10 +113,10 @@ class Block(nn.Module):
         return output
 
 
-def distance_scores(bias: nn.Embedding, distances: Tensor) -> Tensor:
-    """What attention scores get for distances, (B, S, P) int64 -> (B, H, S, P); negative ones are masked anyway."""
-    scores: Tensor = bias(distances.clamp(min=0)).permute(0, 3, 1, 2)
-    return scores
+def unit_vectors(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) by their lengths, as ``torch.nn.functional.normalize`` does with an operator more in a graph."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / lengths.clamp_min(1e-12)
 
 
 class Decoder(nn.Module):
@@ -185,7 +196,7 @@ class Decoder(nn.Module):
         distances = (positions.unsqueeze(1) - positions.unsqueeze(0)).unsqueeze(0)
         hidden = self.dropout(self.embed(user_rows, item_rows, segments, positions.unsqueeze(0)))
         for block in self._layers():
-            hidden = block(hidden, block.keys_values(hidden), causal, distances)
+            hidden = block(hidden, block.keys_values(hidden), block.score_bias(causal, distances))
         return self.normalise(hidden)
 
     def prefill(self, user_rows: Tensor, item_rows: Tensor, segments: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,12 +222,12 @@ class Decoder(nn.Module):
         *earlier, last = self._layers()
         for block in earlier:
             past.append(block.keys_values(hidden))
-            hidden = block(hidden, past[-1], causal, distances)
+            hidden = block(hidden, past[-1], block.score_bias(causal, distances))
         past.append(last.keys_values(hidden))
         index = (lengths - 1).reshape(-1, 1, 1).expand(-1, 1, hidden.shape[-1])
         real = (positions.unsqueeze(0) < lengths.unsqueeze(1)).unsqueeze(1)
         distances = (lengths.unsqueeze(1) - 1 - positions).unsqueeze(1)
-        interest = last(hidden.gather(1, index), past[-1], real, distances)
+        interest = last(hidden.gather(1, index), past[-1], last.score_bias(real, distances))
         return self.normalise(interest).squeeze(1), torch.stack(past, dim=1)
 
     def extend(
@@ -249,7 +260,8 @@ class Decoder(nn.Module):
             new.append(block.keys_values(hidden))
             if depth == len(layers) - 1:
                 hidden, mask, distances = hidden[:, -1:], mask[:, -1:], distances[:, -1:]
-            hidden = block(hidden, torch.cat([past[:, depth], new[-1]], dim=3), mask, distances)
+            keys_values = torch.cat([past[:, depth], new[-1]], dim=3)
+            hidden = block(hidden, keys_values, block.score_bias(mask, distances))
         return self.normalise(hidden).squeeze(1), torch.stack(new, dim=1)
 
     def _layers(self) -> list[Block]:
@@ -262,9 +274,9 @@ class Decoder(nn.Module):
             return normalised
         num_members = self.config.num_members
         if num_members == 1:
-            return functional.normalize(normalised, dim=-1)
+            return unit_vectors(normalised)
         parts = normalised.reshape(*normalised.shape[:-1], num_members, -1)
-        return functional.normalize(parts, dim=-1).flatten(-2) / math.sqrt(num_members)
+        return unit_vectors(parts).flatten(-2) / math.sqrt(num_members)
 
     def _initialise(self) -> None:
         for module in self.modules():

@@ -28,33 +28,38 @@ def answers_of(
     catalogue: Catalogue, merged: Merged, generated: Int64Array, degraded: Degraded | None = None
 ) -> list[Answer]:
     """B lists in ids, with the rows generated on the way (B, J - 1), and why they are less than asked."""
-    item_ids = catalogue.item_ids.ids_of(merged.rows)
-    generated_ids = catalogue.item_ids.ids_of(generated.ravel())
-    num_generated = generated.shape[1]
-    ends = merged.ends.tolist()
+    bounds = itertools.pairwise([0, *merged.ends.tolist()])
     return [
-        {
-            "item_ids": item_ids[start:end],
-            "scores": merged.scores[start:end],
-            "steps": merged.steps[start:end],
-            "generated_ids": generated_ids[place * num_generated : (place + 1) * num_generated],
-            "degraded": degraded,
-        }
-        for place, (start, end) in enumerate(itertools.pairwise([0, *ends]))
+        _answer(catalogue, merged.rows[start:end], merged.scores[start:end], merged.steps[start:end], between, degraded)
+        for between, (start, end) in zip(generated, bounds, strict=True)
     ]
 
 
 def recalled_answers(catalogue: Catalogue, output: RecallOutput, quotas: Int64Array) -> list[Answer]:
     """What a graph recalled for quotas (B, J)."""
-    numbers = quotas.sum(axis=1)
-    is_asked = np.arange(output.rows.shape[1]) < numbers[:, None]
-    merged = Merged(
-        rows=output.rows[is_asked],
-        scores=output.scores[is_asked],
-        steps=output.steps[is_asked],
-        ends=numbers.cumsum(),
-    )
-    return answers_of(catalogue, merged, output.generated_rows)
+    numbers = quotas.sum(axis=1).tolist()
+    lists = zip(output.rows, output.scores, output.steps, output.generated_rows, numbers, strict=True)
+    return [
+        _answer(catalogue, rows[:number], scores[:number], steps[:number], between)
+        for rows, scores, steps, between, number in lists
+    ]
+
+
+def _answer(
+    catalogue: Catalogue,
+    rows: Int64Array,
+    scores: Float32Array,
+    steps: Int64Array,
+    generated: Int64Array,
+    degraded: Degraded | None = None,
+) -> Answer:
+    return {
+        "item_ids": catalogue.item_ids.ids_of(rows),
+        "scores": scores,
+        "steps": steps,
+        "generated_ids": catalogue.item_ids.ids_of(generated),
+        "degraded": degraded,
+    }
 
 
 def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degraded | None = None) -> Answer:

@@ -119,7 +119,7 @@ class ItemIndex:
     @property
     def num_items(self) -> int:
         """V, how many items can be found."""
-        return int(self._index.ntotal)
+        return len(self._rows)
 
     @property
     def is_exact(self) -> bool:

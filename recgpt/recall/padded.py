@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Sequence
 
 import numpy as np
@@ -16,9 +15,9 @@ _MAX_COMPARED = 1 << 16
 
 def pad_rows(rows: Sequence[Collection[int]]) -> Int64Array:
     """Rows of N requests as (N, E) int64, E at least 1."""
-    lengths = np.array([len(listed) for listed in rows], dtype=np.int64)
-    padded = np.zeros((len(rows), max(1, lengths.max(initial=0))), dtype=np.int64)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = list(itertools.chain.from_iterable(rows))
+    padded = np.zeros((len(rows), max([1, *map(len, rows)])), dtype=np.int64)
+    for place, listed in enumerate(rows):
+        padded[place, : len(listed)] = list(listed)
     return padded
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from recgpt.config import ModelConfig
-from recgpt.graphs.folded import FoldedEmbedding, LastBlock
+from recgpt.graphs.folded import FoldedEmbedding, LastBlock, StepBias
 from recgpt.model.decoder import Decoder
 
 # Products of weights in another order: float32 rounding of values of about 1.
@@ -48,6 +48,12 @@ def test_the_folded_embedding_is_the_decoders(has_users, changes):
             rtol=0,
             atol=TOLERANCE,
         )
+        torch.testing.assert_close(
+            folded.prompts(users, items, place),
+            decoder.embed(users, items, torch.ones_like(items), place),
+            rtol=0,
+            atol=TOLERANCE,
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,9 +68,33 @@ def test_the_last_block_answers_for_the_last_position_what_the_decoder_answers(c
     expected = decoder(users, items, segments)[:, 4]
     hidden = decoder.embed(users, items, segments, torch.arange(7).unsqueeze(0))
     last = LastBlock(decoder.blocks[0])
-    tokens = last.normalise(hidden)
     # The two tokens behind the one that asks may not be seen.
-    mask = (torch.arange(7) <= 4).expand(5, 1, -1)
     distances = (4 - torch.arange(7)).expand(5, 1, -1)
-    found = decoder.normalise(last(hidden[:, 4:5], tokens[:, 4:5], tokens, mask, distances)).squeeze(1)
+    bias = decoder.blocks[0].score_bias(distances >= 0, distances).squeeze(2)
+    found = decoder.normalise(last(hidden[:, 4], last.normalise(hidden), bias))
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("changes", [{}, PAPER], ids=["default", "the paper's"])
+@torch.no_grad()
+def test_the_steps_bias_is_the_blocks_with_the_mask_of_padding(changes):
+    block = make_decoder(**changes).blocks[0]
+    lengths, width, most_generated = torch.tensor([[1], [3], [4]]), 4, 2
+    by_step = StepBias(block, max_length=7, num_steps=most_generated + 1)
+    places = StepBias.places(lengths, torch.arange(width).unsqueeze(0), most_generated + 1)
+    for step in range(most_generated + 1):
+        # The newest token stands behind the history and what was generated before it.
+        newest = lengths - 1 + step
+        positions = torch.cat([torch.arange(width).expand(3, -1), lengths + torch.arange(step)], dim=1)
+        is_real = torch.cat([torch.arange(width) < lengths, torch.ones(3, step, dtype=torch.bool)], dim=1)
+        expected = block.score_bias(is_real.unsqueeze(1), (newest - positions).unsqueeze(1)).squeeze(2)
+        found = by_step(torch.cat([places, torch.arange(step).expand(3, -1)], dim=1), step)
+        assert torch.equal(found, expected)
+
+
+@torch.no_grad()
+def test_the_steps_bias_refuses_what_lies_farther_back_than_the_window():
+    by_step = StepBias(make_decoder().blocks[0], max_length=7, num_steps=2)
+    by_step(torch.tensor([[1 + 6]]), 1)
+    with pytest.raises(IndexError):
+        by_step(torch.tensor([[1 + 7]]), 1)
