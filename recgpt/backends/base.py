@@ -194,7 +194,9 @@ def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
 
 def _highest(rows: Int64Array) -> int:
     """The highest of whole numbers, 0 if there are none; negative ones, taken without a sign, are above all others."""
-    return int(np.maximum.reduce(rows.astype(np.int64, copy=False).view(np.uint64), axis=None, initial=0))
+    unsigned = rows.astype(np.int64, copy=False).view(np.uint64)
+    # Several times as fast as max() for so few.
+    return int(unsigned.item(unsigned.argmax())) if unsigned.size else 0
 
 
 def _pad(rows: Int64Array, width: int) -> Int64Array:

@@ -49,7 +49,8 @@ def cut_by_length(lengths: Int64Array, cost: RunCost) -> list[Int64Array]:
     Returns:
         The places of each part's rows in the batch, shorter rows first; all places where cutting does not pay.
     """
-    num_padding = len(lengths) * int(lengths.max()) - int(lengths.sum()) if len(lengths) > 1 else 0
+    listed = lengths.tolist()
+    num_padding = len(listed) * max(listed) - sum(listed)
     if num_padding * cost.token_ns <= cost.call_ns:
         return [np.arange(len(lengths))]  # no cut saves more than all of the padding
     order = np.argsort(lengths, kind="stable")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any
 
@@ -104,7 +105,7 @@ def _outputs(graph: GraphSpec, response: Any) -> NamedArrays:
         if dtype is None or output.datatype != _DATA_TYPES[dtype]:
             continue
         array = _strings(content) if dtype == STRING else _numbers(content, dtype)
-        if array.size == int(np.prod(shape)):
+        if array.size == math.prod(shape):
             found[output.name] = array.reshape(shape)
     if len(found) != len(dtypes):
         got = ", ".join(f"{output.name} {output.datatype} {list(output.shape)}" for output in response.outputs)

@@ -32,20 +32,21 @@ def speedup(latency: Result) -> str:
     return f"The engine is {_and(ratios)} times as fast as PyTorch that recomputes, at {_and(batches)} requests a call"
 
 
-def peers_table(peers: Result, bfloat16: Result) -> str:
-    """How many times as fast as each peer, by batch; of ``bfloat16``, what RePlay's own choice makes of it there."""
+def peers_table(peers: Result, avx2: Result) -> str:
+    """How many times as fast as each peer, by batch; ``avx2``: the same on a processor that helps neither."""
     rows = default_rows(peers)
-    same = [float(row.facts["identical_lists"] or 0) for row in bfloat16.rows if row.name == REPLAY_COMPILED]
+    same = [float(row.facts["identical_lists"] or 0) for row in peers.rows if row.name == REPLAY_COMPILED]
     alike = f"{100 * min(same):.0f} to {max(same):.0%}"
+    commit = str(avx2.environment["commit"])[:7]
     names = {
-        "RePlay's SASRec, compiled by OpenVINO": (rows, "ratio_to_replay_float32"),
-        f"the same on a processor that has bfloat16, {bfloat16.created[:10]}, in float32": (
-            default_rows(bfloat16),
-            "ratio_to_replay_float32",
-        ),
-        f"and in bfloat16, its default there: {alike} of its lists are its float32 model's": (
-            default_rows(bfloat16),
+        "RePlay's SASRec, compiled by OpenVINO, in float32": (rows, "ratio_to_replay_float32"),
+        f"the same in bfloat16, its default here: {alike} of its lists are its float32 model's": (
+            rows,
             "ratio_to_replay",
+        ),
+        f"in float32 on a processor without AVX-512 and bfloat16, by the engine of commit {commit}": (
+            default_rows(avx2),
+            "ratio_to_replay_float32",
         ),
         "RecTools' SASRec": (rows, "ratio_to_rectools"),
         "RecBole's SASRec": (rows, "ratio_to_recbole"),

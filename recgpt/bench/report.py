@@ -38,8 +38,8 @@ GPU = "gpu"
 SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
     "peers": ("benchmarks/peers.py", peers),
-    "peers_bfloat16": (
-        "benchmarks/peers.py --out benchmarks/results/peers_bfloat16.json, on a processor that multiplies in bfloat16",
+    "peers_avx2": (
+        "benchmarks/peers.py --out benchmarks/results/peers_avx2.json, on a processor without AVX-512 and bfloat16",
         peers,
     ),
     "interests_latency": ("benchmarks/interests_latency.py", interests_latency),

@@ -31,8 +31,7 @@ def recall_latency(result: Result) -> Iterator[str]:
 def peers(result: Result) -> Iterator[str]:
     """What the engine does by default against each peer's fastest way, by batch, and which bars that meets."""
     ours = default_rows(result)
-    there = {name: fact for name, fact in AGAINST.items() if ours[0].facts.get(fact) is not None}
-    ratios = "; ".join(f"{name} {_facts(ours, fact)}" for name, fact in there.items())
+    there = _peers_there(ours)
     bars = "; ".join(
         f"at least as fast as {name} {_judged(ours, fact, 1)}, twice as fast {_judged(ours, fact, 2)}"
         for name, fact in there.items()
@@ -40,20 +39,29 @@ def peers(result: Result) -> Iterator[str]:
     )
     yield (
         f"Our two steps are this many times as fast as one step of others, at {_facts(ours, 'batch')} requests a call: "
-        f"{ratios}.{f' Bars: {bars}.' if bars else ''}"
+        f"{_ratios_to_peers(ours)}.{f' Bars: {bars}.' if bars else ''}"
     )
-
-
-def peers_bfloat16(result: Result) -> Iterator[str]:
-    """The same where RePlay's compiled model takes to bfloat16, and how many of its lists are still its own."""
-    ours = default_rows(result)
     same = [float(row.facts["identical_lists"] or 0) for row in result.rows if row.name == REPLAY_COMPILED]
-    ratios = [_facts(ours, fact) for fact in ("ratio_to_replay", "ratio_to_replay_float32")]
-    yield (
-        f"On a processor that multiplies in bfloat16, on {result.created[:10]}: RePlay as it comes computes in it, and "
-        f"{min(same):.0%} to {max(same):.0%} of its lists are its float32 model's; our two steps are {ratios[0]} times "
-        f"as fast, {ratios[1]} times as fast as it in float32."
-    )
+    if same:
+        yield (
+            f"Of RePlay as it comes, which computes in bfloat16 where the processor can, {min(same):.0%} to "
+            f"{max(same):.0%} of the lists are its float32 model's."
+        )
+
+
+def peers_avx2(result: Result) -> Iterator[str]:
+    """The same where neither is helped by the processor."""
+    ours = default_rows(result)
+    commit = str(result.environment["commit"])[:7]
+    yield f"On a processor without AVX-512 and bfloat16, by the engine of commit {commit}: {_ratios_to_peers(ours)}."
+
+
+def _peers_there(ours: Sequence[Row]) -> Mapping[str, str]:
+    return {name: fact for name, fact in AGAINST.items() if ours[0].facts.get(fact) is not None}
+
+
+def _ratios_to_peers(ours: Sequence[Row]) -> str:
+    return "; ".join(f"{name} {_facts(ours, fact)}" for name, fact in _peers_there(ours).items())
 
 
 def _judged(rows: Sequence[Row], fact: str, least: float) -> str:
@@ -166,7 +174,7 @@ def serving_load(result: Result) -> Iterator[str]:
 FINDINGS: Mapping[str, Finding] = {
     "recall_latency": recall_latency,
     "peers": peers,
-    "peers_bfloat16": peers_bfloat16,
+    "peers_avx2": peers_avx2,
     "interests_latency": interests_latency,
     "item_search": item_search,
     "catalogue_growth": growth,

@@ -57,9 +57,16 @@ class IdMap:
         rows: dict[Any, int] = self._rows
         # Asking for the exact type is far cheaper than for all that counts as one.
         return [
-            rows.get(value, UNKNOWN_ROW) if type(value) is int or type(value) is str else self._row(value)
+            rows.get(value, UNKNOWN_ROW) if type(value) is int or type(value) is str else self.row(value)
             for value in values
         ]
+
+    def row(self, value: object) -> int:
+        """Row of an id; 0 if it is unknown."""
+        # The type comes first, since True and 1.0 would be found under the key 1.
+        if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
+            return UNKNOWN_ROW
+        return self._rows.get(int(value) if isinstance(value, np.integer) else value, UNKNOWN_ROW)
 
     def id(self, row: int) -> ItemId:
         """The id of a row, 1..len; IndexError for any other."""
@@ -67,13 +74,12 @@ class IdMap:
             raise IndexError(f"row {row} has no id; expected 1 to {len(self._ids)}")
         return self._ids[row - 1]
 
-    def ids_of(self, rows: Int64Array) -> tuple[ItemId, ...]:
-        """The ids of rows (N,), each 1..len; IndexError if one is not."""
-        ids, listed = self._ids, rows.tolist()
-        lowest = min(listed, default=1)
+    def ids_of(self, rows: Sequence[int]) -> tuple[ItemId, ...]:
+        """The ids of rows, each 1..len; IndexError if one is not."""
+        ids, lowest = self._ids, min(rows, default=1)
         if lowest < 1:
             raise IndexError(f"row {lowest} has no id; expected 1 to {len(ids)}")
-        return tuple([ids[row - 1] for row in listed])
+        return tuple([ids[row - 1] for row in rows])
 
     def parse(self, text: str) -> ItemId:
         """An id typed by a person, of the type that this map's ids have; it need not be in the map.
@@ -99,12 +105,6 @@ class IdMap:
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self._ids[:3]))
         return f"IdMap({len(self)} ids: {shown}{', ...' if len(self) > 3 else ''})"
-
-    def _row(self, value: object) -> int:
-        # The type comes first, since True and 1.0 would be found under the key 1.
-        if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
-            return UNKNOWN_ROW
-        return self._rows.get(int(value) if isinstance(value, np.integer) else value, UNKNOWN_ROW)
 
 
 def ids_from_text(tokens: Sequence[str]) -> list[int] | list[str]:

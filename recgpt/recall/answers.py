@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
@@ -28,29 +29,30 @@ def answers_of(
     catalogue: Catalogue, merged: Merged, generated: Int64Array, degraded: Degraded | None = None
 ) -> list[Answer]:
     """B lists in ids, with the rows generated on the way (B, J - 1), and why they are less than asked."""
-    bounds = itertools.pairwise([0, *merged.ends.tolist()])
+    rows, bounds = merged.rows.tolist(), itertools.pairwise([0, *merged.ends.tolist()])
     return [
-        _answer(catalogue, merged.rows[start:end], merged.scores[start:end], merged.steps[start:end], between, degraded)
-        for between, (start, end) in zip(generated, bounds, strict=True)
+        _answer(catalogue, rows[start:end], merged.scores[start:end], merged.steps[start:end], between, degraded)
+        for between, (start, end) in zip(generated.tolist(), bounds, strict=True)
     ]
 
 
 def recalled_answers(catalogue: Catalogue, output: RecallOutput, quotas: Int64Array) -> list[Answer]:
     """What a graph recalled for quotas (B, J)."""
     numbers = quotas.sum(axis=1).tolist()
-    lists = zip(output.rows, output.scores, output.steps, output.generated_rows, numbers, strict=True)
+    rows, generated = output.rows[:, : max(numbers)].tolist(), output.generated_rows.tolist()
+    lists = zip(rows, output.scores, output.steps, generated, numbers, strict=True)
     return [
-        _answer(catalogue, rows[:number], scores[:number], steps[:number], between)
-        for rows, scores, steps, between, number in lists
+        _answer(catalogue, its_rows[:number], scores[:number], steps[:number], between)
+        for its_rows, scores, steps, between, number in lists
     ]
 
 
 def _answer(
     catalogue: Catalogue,
-    rows: Int64Array,
+    rows: Sequence[int],
     scores: Float32Array,
     steps: Int64Array,
-    generated: Int64Array,
+    generated: Sequence[int],
     degraded: Degraded | None = None,
 ) -> Answer:
     return {
@@ -72,7 +74,7 @@ def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degr
         rows = rows[: k + len(request.excluded)]
         rows = rows[~np.isin(rows, list(request.excluded))][:k]
     return {
-        "item_ids": catalogue.item_ids.ids_of(rows),
+        "item_ids": catalogue.item_ids.ids_of(rows.tolist()),
         "scores": catalogue.popularity[rows].astype(np.float32),
         "steps": np.zeros(k, dtype=np.int64),
         "generated_ids": (),

@@ -24,7 +24,7 @@ class EncodedRequest(NamedTuple):
     Attributes:
         user_row: 0 = the shared user.
         item_rows: the n items of the whole history that the model knows, oldest first.
-        segments: n of them.
+        segments: n of them, or none where all are behaviours.
         quotas: as asked for, or the default.
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
@@ -48,16 +48,16 @@ class EncodedRequest(NamedTuple):
 
 def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
     """Looks up a request's ids: unknown items are dropped and counted, an unknown user becomes the shared one."""
-    user_row = 0 if request.user_id is None else catalogue.user_ids.row_list([request.user_id])[0]
+    user_row = 0 if request.user_id is None else catalogue.user_ids.row(request.user_id)
     num_modelled = catalogue.num_modelled
     # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
     rows = item_rows = catalogue.item_ids.row_list(request.history)
-    segments: Sequence[int] = [BEHAVIOUR] * len(rows) if request.segments is None else request.segments
+    segments: Sequence[int] = request.segments or ()
     # A prompt was offered, not taken: it may be just what the user wants next.
-    seen = rows if request.segments is None else _behaviours(rows, segments)
+    seen = _behaviours(rows, segments) if segments else rows
     if rows and (min(rows) < 1 or max(rows) > num_modelled):
         known = [0 < row <= num_modelled for row in rows]
-        item_rows, segments = list(itertools.compress(rows, known)), list(itertools.compress(segments, known))
+        item_rows, segments = list(itertools.compress(rows, known)), tuple(itertools.compress(segments, known))
     blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
     excluded = frozenset(seen + blocked if request.filter_seen else blocked) - catalogue.never_found
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
@@ -72,7 +72,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         allowed=allowed,
         never_generated=modelled + catalogue.never_generated,
         cold_start=_cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
-        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
+        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW) if blocked else num_unknown,
     )
 
 
@@ -122,12 +122,17 @@ def check_feasible(request: EncodedRequest, catalogue: Catalogue, *, num_items: 
 
 def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:
     """Right-pads requests into one batch, each history cut to its newest ``max_history`` items."""
-    lengths = [min(len(request.item_rows), max_history) for request in requests]
+    histories = [request.item_rows[-max_history:] for request in requests]
+    item_rows = pad_rows(histories)
+    segments = np.full_like(item_rows, BEHAVIOUR)
+    for place, request in enumerate(requests):
+        if request.segments:
+            segments[place, : len(histories[place])] = request.segments[-max_history:]
     return Tokens(
         user_rows=np.array([request.user_row for request in requests], dtype=np.int64),
-        item_rows=pad_rows([request.item_rows[-max_history:] for request in requests]),
-        segments=pad_rows([request.segments[-max_history:] for request in requests]),
-        lengths=np.array(lengths, dtype=np.int64),
+        item_rows=item_rows,
+        segments=segments,
+        lengths=np.array([len(history) for history in histories], dtype=np.int64),
         excluded=pad_rows([request.never_generated for request in requests]),
     )
 

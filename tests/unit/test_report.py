@@ -164,10 +164,10 @@ def test_readme_has_the_quality_that_was_measured():
 
 def test_readme_has_the_speed_that_was_measured():
     readme = (ROOT / "README.md").read_text()
-    names = ("recall_latency", "concurrency", "peers", "peers_bfloat16", "serving_load")
-    latency, concurrency, peers, bfloat16, load = (Result.load(COMMITTED / f"{name}.json") for name in names)
+    names = ("recall_latency", "concurrency", "peers", "peers_avx2", "serving_load")
+    latency, concurrency, peers, avx2, load = (Result.load(COMMITTED / f"{name}.json") for name in names)
     assert speed_table(latency, concurrency) in readme
-    assert peers_table(peers, bfloat16) in readme
+    assert peers_table(peers, avx2) in readme
     sentences = " ".join(readme.split())
     assert speedup(latency) in sentences
     assert served_rates(load) in sentences

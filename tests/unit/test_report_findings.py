@@ -29,6 +29,14 @@ def test_bars_against_a_peer_are_met_or_missed_by_batch() -> None:
     assert "at least as fast as RePlay as it comes missed at 1, twice as fast missed at 1 / 32." in said
 
 
+def test_how_many_lists_of_replay_are_its_float32_models_is_told() -> None:
+    theirs = (
+        row("RePlay, compiled (1 step)", batch=batch, identical_lists=share) for batch, share in ((1, 0.5), (8, 1.0))
+    )
+    _, said = findings.peers(result(peers_row(1, replay=1.0), *theirs))
+    assert said.endswith("50% to 100% of the lists are its float32 model's.")
+
+
 def test_without_a_peer_there_is_no_bar() -> None:
     (said,) = findings.peers(result(peers_row(1, recbole=3.0)))
     assert said.endswith("at 1 requests a call: RecBole 3.00.")
