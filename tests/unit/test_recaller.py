@@ -528,7 +528,7 @@ def test_auto_takes_what_was_measured_to_be_faster() -> None:
     assert chosen(12_000, 256) is Layout.INDEX
     assert chosen(12_000, 256, k=100) is Layout.GRAPH
     assert chosen(12_000, 256, k=100, has_graph=False) is Layout.INDEX
-    assert chosen(100_000, 1) is Layout.FUSED
+    assert chosen(100_000, 1) is Layout.INDEX
     assert chosen(1_000_000, 32) is Layout.INDEX
     assert chosen(1_000_000, 1, is_exact=False) is Layout.INDEX
     assert index_kind_for(200_000, 64) is IndexKind.FLAT
