@@ -18,7 +18,7 @@ from recgpt.one_hop.ladder import Ladder
 from recgpt.one_hop.plan import Codec
 from recgpt.one_hop.remote import recall_steps
 from recgpt.recall.catalogue import Catalogue
-from recgpt.recall.core import RecallCore, warn_of_several_steps
+from recgpt.recall.core import RecallCore, SeveralSteps
 from recgpt.recall.index import ItemIndex
 from recgpt.recall_by import RecallBy
 from recgpt.signature import recall_spec
@@ -152,6 +152,7 @@ class _OneHop(ServedBundle):
         self._recall_by = recall_by
         self._form = make(bundle, self.catalogue)
         self._asked = TritonModel(manifest.model, fused=(), version=str(self._form.version))
+        self._several_steps = SeveralSteps(prompt_tuned=self.prompt_tuned)
         self._ladder = Ladder(
             self.catalogue,
             prompt_tuned=self.prompt_tuned,
@@ -174,8 +175,8 @@ class _OneHop(ServedBundle):
 
     def steps(self, requests: Iterable[RecallRequest], *, degrade: bool) -> Steps[list[Candidates]]:
         listed = [checked_request(request) for request in requests]
-        if not self.prompt_tuned and any(len(request.quotas or ()) > 1 for request in listed):
-            warn_of_several_steps(stacklevel=4)  # whoever called the client
+        # The level is that of whoever called the client.
+        self._several_steps.asked((len(request.quotas or ()) for request in listed), stacklevel=4)
         ladder = self._ladder if degrade else None
         return recall_steps(self._form.codec, self._asked.run, listed, ladder=ladder)
 

@@ -177,22 +177,22 @@ def check_tokens(tokens: Tokens, spec: ModelSpec, *, num_steps: int) -> None:
     if width > spec.max_length:
         raise RequestError(f"item_rows has {width} columns; expected at most {spec.max_length}, the model's window")
     longest = spec.max_length - (num_steps - 1)
-    if _highest(tokens.lengths - 1) >= min(longest, width):
+    if highest(tokens.lengths - 1) >= min(longest, width):
         raise RequestError(
             f"lengths {tokens.lengths.min()}..{tokens.lengths.max()}: expected 1..{min(longest, width)} for "
             f"{num_steps} interests in a window of {spec.max_length}"
         )
-    for name, rows, highest in (
+    for name, rows, most in (
         ("item_rows", tokens.item_rows, spec.num_items),
         ("excluded", tokens.excluded, spec.num_items),
         ("user_rows", tokens.user_rows, spec.num_users),
         ("segments", tokens.segments, 1),
     ):
-        if _highest(rows) > highest:
-            raise RequestError(f"{name} holds {int(rows.min())}..{int(rows.max())}; expected 0..{highest}")
+        if highest(rows) > most:
+            raise RequestError(f"{name} holds {int(rows.min())}..{int(rows.max())}; expected 0..{most}")
 
 
-def _highest(rows: Int64Array) -> int:
+def highest(rows: Int64Array) -> int:
     """The highest of whole numbers, 0 if there are none; negative ones, taken without a sign, are above all others."""
     unsigned = rows.astype(np.int64, copy=False).view(np.uint64)
     # Several times as fast as max() for so few.

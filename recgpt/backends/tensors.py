@@ -13,11 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt import signature
-from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
+from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens, highest
 from recgpt.errors import BundleError, RequestError
 from recgpt.types import Float32Array, Int64Array
 
 NamedArrays = dict[str, NDArray[Any]]
+
+_MOST = np.iinfo(np.int64).max
 
 
 def prefill_feeds(tokens: Tokens) -> NamedArrays:
@@ -73,7 +75,7 @@ def recall_output(outputs: Mapping[str, NDArray[Any]]) -> RecallOutput:
 
 def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Mapping[int, int]) -> int:
     """The number of interests that (B, J) quotas ask for; RequestError unless tokens and graphs, J -> K, can."""
-    if quotas.ndim != 2 or len(quotas) != len(tokens) or quotas.min(initial=0) < 0:
+    if quotas.ndim != 2 or len(quotas) != len(tokens) or highest(quotas) > _MOST:
         raise RequestError(f"quotas of shape {quotas.shape}: expected ({len(tokens)}, J) numbers of at least 0")
     num_interests = quotas.shape[1]
     if num_interests not in recalls:
@@ -81,7 +83,7 @@ def check_recall(tokens: Tokens, quotas: Int64Array, recalls: Mapping[int, int])
             f"{num_interests} quotas: no graph that recalls; expected one of {sorted(recalls)}. Search an index with "
             f"the interests, or export that number"
         )
-    most = int(quotas.sum(axis=1).max(initial=0))
+    most = highest(quotas.sum(axis=1))
     if most > recalls[num_interests]:
         raise RequestError(
             f"{most} items: the graph gives at most {recalls[num_interests]}; ask for fewer, or search an index"

@@ -43,13 +43,21 @@ class PretrainedOnlyWarning(UserWarning):
     """Several steps were asked of a model that was not prompt-tuned; the paper's Variant_1 shows that this hurts."""
 
 
-def warn_of_several_steps(*, stacklevel: int) -> None:
-    """Warns that a model that was only pre-trained is asked for them; ``stacklevel`` as of ``warnings.warn``."""
-    warnings.warn(
-        "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
-        PretrainedOnlyWarning,
-        stacklevel=stacklevel,
-    )
+class SeveralSteps:
+    """Warns once that a model that was only pre-trained is asked for several interests."""
+
+    def __init__(self, *, prompt_tuned: bool) -> None:
+        self._is_to_warn = not prompt_tuned
+
+    def asked(self, numbers: Iterable[int], *, stacklevel: int) -> None:
+        """Told the numbers of interests that are asked for; ``stacklevel`` as of ``warnings.warn``."""
+        if self._is_to_warn and any(number > 1 for number in numbers):
+            self._is_to_warn = False
+            warnings.warn(
+                "several interests asked of a model that was only pre-trained; prompt-tune it, or use one quota",
+                PretrainedOnlyWarning,
+                stacklevel=stacklevel,
+            )
 
 
 class RecallCore:
@@ -90,6 +98,7 @@ class RecallCore:
         self._index = index
         self._catalogue = catalogue
         self._prompt_tuned = prompt_tuned
+        self._several_steps = SeveralSteps(prompt_tuned=prompt_tuned)
         self._layout = layout
         # Such a graph knows neither items that were added after the export nor an index that misses some.
         self._recalls = recalls if index.is_exact and not catalogue.num_added else {}
@@ -121,8 +130,8 @@ class RecallCore:
         groups: dict[_Group, list[int]] = defaultdict(list)
         for position, request in enumerate(encoded):
             groups[_Group.of(request)].append(position)
-        if not self.prompt_tuned and any(group.num_interests > 1 for group in groups):
-            warn_of_several_steps(stacklevel=5)  # whoever called the face that drives this
+        # The level is that of whoever called the face that drives this.
+        self._several_steps.asked((group.num_interests for group in groups), stacklevel=5)
         clock.lap("encode")
         answers: dict[int, Answer] = {}
         for group, positions in groups.items():

@@ -415,10 +415,14 @@ def test_something_else_than_a_request_is_refused() -> None:
         ToyModel().recaller().recall_many([[10, 20]])  # type: ignore[list-item]
 
 
-def test_several_steps_of_a_pretrained_model_warn() -> None:
+def test_several_steps_of_a_pretrained_model_warn_whoever_asks_and_once() -> None:
     recaller = ToyModel().recaller(prompt_tuned=False)
-    with pytest.warns(PretrainedOnlyWarning, match="pre-trained"):
-        recaller.recall([10], k=4, quotas=(2, 2))
+    with pytest.warns(PretrainedOnlyWarning, match="pre-trained") as warned:
+        recaller.recall_many([RecallRequest(history=[10], k=4, quotas=(2, 2))])
+    assert warned[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        recaller.recall_many([RecallRequest(history=[10], k=4, quotas=(2, 2))])
 
 
 def test_a_pretrained_model_takes_one_step_by_default_without_a_warning() -> None:
