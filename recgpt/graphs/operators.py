@@ -27,6 +27,17 @@ def _(queries: Tensor, matrix: Tensor) -> Tensor:
     return queries.new_empty((queries.shape[0], matrix.shape[1]), dtype=torch.int32)
 
 
+@torch.library.custom_op("recgpt::take", mutates_args=())
+def take(blocks: Tensor, places: Tensor) -> Tensor:
+    """Of each row's blocks (B, N, W) those at places (B, K) int64: (B, K, W)."""
+    return blocks.gather(1, places.unsqueeze(2).expand(-1, -1, blocks.shape[2]))
+
+
+@take.register_fake
+def _(blocks: Tensor, places: Tensor) -> Tensor:
+    return blocks.new_empty((*places.shape, blocks.shape[2]))
+
+
 @torch.library.custom_op("recgpt::leading", mutates_args=())
 def leading(scores: Tensor, wanted: Tensor, block: int, number: int) -> tuple[Tensor, Tensor]:
     """The best of each row, as many as are wanted, which is known only when it runs.
@@ -56,6 +67,10 @@ def _scan_scores_onnx(queries: Any, matrix: Any) -> Any:
     return opset20.MatMulInteger(queries, matrix, _constant(ZERO, np.uint8))
 
 
+def _take_onnx(blocks: Any, places: Any) -> Any:
+    return opset20.GatherND(blocks, opset20.Unsqueeze(places, _constant([2])), batch_dims=1)
+
+
 def _leading_onnx(scores: Any, wanted: Any, block: int, number: int) -> tuple[Any, Any]:
     """They lie in the blocks with the best maxima, of equal maxima the lower blocks, as many blocks as are wanted.
 
@@ -66,8 +81,8 @@ def _leading_onnx(scores: Any, wanted: Any, block: int, number: int) -> tuple[An
     blocks = op.Reshape(scores, _constant([0, -1, block]))
     _, chosen = op.TopK(op.ReduceMax(blocks, _constant([2]), keepdims=0), wanted, axis=1)
     chosen, _ = op.TopK(chosen, wanted, axis=1, largest=0)
-    inside = op.GatherND(blocks, op.Unsqueeze(chosen, _constant([2])), batch_dims=1)
-    values, places = op.TopK(op.Reshape(inside, _constant([0, -1])), wanted, axis=1)
+    inside = op.Reshape(_take_onnx(blocks, chosen), _constant([0, -1]))
+    values, places = op.TopK(inside, wanted, axis=1)
     block_of = op.GatherElements(chosen, op.Div(places, _constant(block)), axis=1)
     columns = op.Add(op.Mul(block_of, _constant(block)), op.Mod(places, _constant(block)))
     behind = op.Concat(_constant([0, 0, 0]), op.Sub(_constant([number]), wanted), axis=0)
@@ -80,6 +95,7 @@ def _constant(value: float | list[int], dtype: DTypeLike = np.int64) -> Any:
 
 TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.recgpt.scan_scores.default: _scan_scores_onnx,
+    torch.ops.recgpt.take.default: _take_onnx,
     torch.ops.recgpt.leading.default: _leading_onnx,
 }
 """What makes the form in ONNX, by the operator, as ``torch.onnx.export`` takes them."""

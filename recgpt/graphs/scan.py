@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.graphs.modules import SCORE_BLOCK
-from recgpt.graphs.operators import ZERO, scan_scores
+from recgpt.graphs.operators import ZERO, scan_scores, take
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
 
@@ -61,8 +61,7 @@ class ScannedNextItem(nn.Module):
         scores = scores.scatter(1, torch.cat([masked, excluded], dim=1), _EXCLUDED)
         blocks = scores.reshape(-1, self.num_blocks, SCORE_BLOCK)
         best = blocks.amax(dim=2).topk(min(NUM_CANDIDATES, self.num_blocks), dim=1).indices
-        batch = torch.arange(excluded.shape[0], device=excluded.device).unsqueeze(1)
-        scanned, places = blocks[batch, best].flatten(1).topk(NUM_CANDIDATES, dim=1)
+        scanned, places = take(blocks, best).flatten(1).topk(NUM_CANDIDATES, dim=1)
         # Rounding towards zero is one operator of ONNX, and these numbers are positive; // would be eight.
         block = torch.div(places, SCORE_BLOCK, rounding_mode="trunc")
         rows = best.gather(1, block) * SCORE_BLOCK + places % SCORE_BLOCK
