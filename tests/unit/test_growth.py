@@ -13,7 +13,7 @@ from recgpt.errors import ConfigError
 from recgpt.graphs.onnx_writer import Precision
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import FOUND
-from recgpt.recall.layout import Layout
+from recgpt.recall.layout import GRAPH_BELOW, Layout
 
 GROWTH = Path(__file__).parents[2] / "benchmarks/results/catalogue_growth.json"
 LOOP = Way(Layout.INDEX, IndexKind.FLAT)
@@ -40,15 +40,17 @@ def test_auto_takes_a_layout_within_a_tenth_of_the_fastest_that_was_measured(has
     medians: dict[tuple[Fact, ...], dict[Layout, float]] = {}
     for found in Result.load(GROWTH).rows:
         layout = Layout(str(found.facts["layout"]))
-        # Over so many items that it would not load them, AUTO does not ask whether graphs are faster.
-        may_use_graph = has_graph and Layout.AUTO.may_use_graph(int(found.facts["num_items"] or 0), is_exact=True)
-        if found.facts["index"] == IndexKind.FLAT and (may_use_graph or layout is not Layout.GRAPH):
+        if found.facts["index"] == IndexKind.FLAT and (has_graph or layout is not Layout.GRAPH):
             setting = tuple(found.facts[name] for name in ("num_items", "batch", "num_threads"))
             medians.setdefault(setting, {})[layout] = found.latency_ms["p50"]
     assert len(medians) >= 24
     for (num_items, batch, num_threads), times in medians.items():
         chosen = Layout.AUTO.choose(int(num_items), int(batch), FOUND, is_exact=True, has_graph=has_graph)
-        assert times[chosen] <= 1.1 * min(times.values()), (num_items, batch, num_threads)
+        slowest = 1.1 * min(times.values())
+        if Layout.GRAPH in times and int(num_items) >= GRAPH_BELOW and int(batch) >= 32:
+            # For their memory, AUTO leaves out graphs that are faster there, by up to a quarter.
+            slowest = min(1.25 * times[Layout.GRAPH], 1.1 * min(times[Layout.FUSED], times[Layout.INDEX]))
+        assert times[chosen] <= slowest, (num_items, batch, num_threads)
 
 
 def test_generated_vectors_are_unit_vectors_the_same_each_time_and_in_groups() -> None:
