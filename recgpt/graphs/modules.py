@@ -178,6 +178,13 @@ def stack_steps(interests: list[Tensor], generated: list[Tensor]) -> tuple[Tenso
     return (stacked, torch.cat(generated, dim=1)) if generated else (stacked,)
 
 
+def no_item_columns(decoder: Decoder, block: int) -> Tensor:
+    """Columns (1, N) that are no items, where scores fill whole blocks: padding, and those behind the last item."""
+    num_rows = decoder.num_items + 1
+    behind = range(num_rows, -(-num_rows // block) * block)
+    return torch.tensor([[PADDING_ROW, *behind]], device=decoder.item_matrix.device)
+
+
 def argmax(scores: Tensor, width: int) -> Tensor:
     """The lowest of the best columns of each row: (B, width) -> (B, 1).
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill
+from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill, no_item_columns
 from recgpt.graphs.operators import leading
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
@@ -44,11 +44,8 @@ class Recall(nn.Module):
         self.num_recalled = min(max_recalled, decoder.num_items)
         # As many must be found as are generated, whatever is asked for.
         self.num_found = min(max(max_recalled, num_interests), decoder.num_items)
-        num_rows = decoder.num_items + 1
-        self.block = _block_size(num_rows, self.num_found)
-        behind = range(num_rows, -(-num_rows // self.block) * self.block)
-        no_items = torch.tensor([[PADDING_ROW, *behind]], device=decoder.item_matrix.device)
-        self.register_buffer("no_items", no_items, persistent=False)
+        self.block = _block_size(decoder.num_items + 1, self.num_found)
+        self.register_buffer("no_items", no_item_columns(decoder, self.block), persistent=False)
 
     def forward(
         self,

@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from recgpt.graphs.modules import SCORE_BLOCK
+from recgpt.graphs.modules import SCORE_BLOCK, no_item_columns
 from recgpt.graphs.operators import ZERO, scan_scores, take
 from recgpt.model.decoder import Decoder
-from recgpt.model.item_table import PADDING_ROW
 
 NUM_CANDIDATES = 8
 _EXCLUDED = -(2**31)
@@ -37,8 +36,7 @@ class ScannedNextItem(nn.Module):
             rounded = (decoder.item_matrix / largest * 127).round().to(torch.int8)
             matrix = nn.functional.pad(rounded, (0, 0, 0, self.num_columns - num_rows)).T.contiguous()
         self.register_buffer("matrix", matrix, persistent=False)
-        masked = torch.tensor([PADDING_ROW, *range(num_rows, self.num_columns)], device=matrix.device)
-        self.register_buffer("masked", masked, persistent=False)
+        self.register_buffer("masked", no_item_columns(decoder, SCORE_BLOCK), persistent=False)
 
     def forward(self, interest: Tensor, excluded: Tensor) -> Tensor:
         """(B, D) and (B, E) rows, 0 for none -> (B, 1) rows; the lowest row wins a tie."""

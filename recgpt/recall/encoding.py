@@ -72,7 +72,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         allowed=allowed,
         never_generated=modelled + catalogue.never_generated,
         cold_start=_cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
-        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW) if blocked else num_unknown,
+        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
     )
 
 
