@@ -6,6 +6,8 @@ promises no such thing, so this module is to be exported, not run.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 
@@ -23,8 +25,8 @@ class Recall(nn.Module):
     """``recall_J``: a history and J quotas in, rows, scores and steps of the recalled items out.
 
     Step j's list is the best of what is neither excluded nor taken by an earlier step. One search of a step serves both
-    its list and the item that is fed back: the lists before it hold no more items than are asked for in all, so what it
-    needs is among that many best of what is not excluded.
+    its list and the item that is fed back: what it needs is among as many best of what is not excluded as are asked of
+    it and of the steps before it. The last step feeds nothing back, so it searches without what was taken.
 
     Args:
         decoder: the model.
@@ -57,15 +59,16 @@ class Recall(nn.Module):
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.recall_spec``."""
-        total = quotas.sum(dim=1, keepdim=True)
-        wanted = total.amax(dim=0).clamp(min(self.steps.num_interests, self.num_found), self.num_found)
+        # At least one, for an item is fed back where none is asked for.
+        *before, last = torch.split(quotas.amax(dim=0).clamp(1, self.num_found), 1)
+        needed = [reach.clamp_max(self.num_found) if step else reach for step, reach in enumerate(accumulate(before))]
         barred = torch.cat([self.no_items.expand(excluded_ids.shape[0], -1), excluded_ids], dim=1)
         slots = torch.arange(self.num_recalled, device=quotas.device).unsqueeze(0)
         lists: list[tuple[Tensor, Tensor]] = []
         taken: list[Tensor] = []
 
         def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
-            found = self._search(interest, barred, wanted)
+            found = self._search(interest, barred, needed[len(generated)])
             lists.append(self._without(*found, taken))
             # Row 0 stands for none.
             quota = quotas[:, len(taken) : len(taken) + 1]
@@ -74,8 +77,7 @@ class Recall(nn.Module):
             return rows[:, :1]
 
         interests, generated = self.steps.unroll(user_ids, input_ids, segment_ids, lengths, best)
-        # Nothing is generated from the last step, so it need not even find what was taken.
-        lists.append(self._search(interests[-1], torch.cat([barred, *taken], dim=1), wanted))
+        lists.append(self._search(interests[-1], torch.cat([barred, *taken], dim=1), last))
         cut = [(rows[:, : self.num_recalled], scores[:, : self.num_recalled]) for rows, scores in lists]
         merged = _merge(cut, quotas, slots)
         return (*merged, torch.cat(generated, dim=1)) if generated else merged
