@@ -178,6 +178,8 @@ class RecallCore:
                 group.num_interests,
                 depth=_depth(requests),
                 excluded=_excluded(requests),
+                # An approximate index names candidates by how many are wanted: for one, too few to find the best.
+                quotas=quotas if group.merge == "quotas" and self.index.is_exact else None,
                 lap=clock.lap,
             )
             degraded = None

@@ -16,7 +16,10 @@ from recgpt.asking import Steps
 from recgpt.backends.asks import Interest, Interests, Search
 from recgpt.backends.base import InterestsOutput, Model, Tokens
 from recgpt.recall.index import ItemIndex
+from recgpt.recall.merge import taken_by_quotas
 from recgpt.types import PROMPT, Float32Array, Int64Array
+
+_List = tuple[Int64Array, Float32Array]
 
 
 def search_in_loop(
@@ -27,6 +30,7 @@ def search_in_loop(
     *,
     depth: int,
     excluded: Int64Array,
+    quotas: Int64Array | None,
     lap: Callable[[str], None] = lambda stage: None,
 ) -> Steps[tuple[InterestsOutput, Int64Array, Float32Array]]:
     """J interests a row and what each of them finds; the same answer as interests first and all searches then.
@@ -38,6 +42,8 @@ def search_in_loop(
         num_interests: J, at least 1.
         depth: how many items each step looks up.
         excluded: (B, E) int64 rows that are not to be found, 0 for none.
+        quotas: (B, J) by which lists are merged. The last step feeds nothing back, so it looks up only as many as are
+            taken from it, among what is not taken from the others. None if it has to look up as many as they.
         lap: told ``interests`` or ``search`` when such a stage ends.
 
     Returns:
@@ -50,15 +56,19 @@ def search_in_loop(
     for step in range(num_interests):
         interests.append((yield from _interest(model, grown)))
         lap("interests")
-        found.append((yield from Search(interests[-1], depth, excluded=excluded)))
-        if step < num_interests - 1:
+        is_last = step == num_interests - 1
+        if is_last and found and quotas is not None:
+            found.append((yield from _new_ones(interests[-1], found, quotas, excluded)))
+        else:
+            found.append((yield from Search(interests[-1], depth, excluded=excluded)))
+        if not is_last:
             barred = np.concatenate([tokens.excluded, generated], axis=1)
             newest = yield from _best(index, interests[-1], *found[-1], barred, model.spec.num_items)
             generated = np.concatenate([generated, newest[:, None]], axis=1)
             grown = append(grown, newest)
         lap("search")
     output = InterestsOutput(interests=np.stack(interests, axis=1), generated_rows=generated)
-    return output, np.stack([rows for rows, _ in found], axis=1), np.stack([scores for _, scores in found], axis=1)
+    return output, *_stacked(found)
 
 
 def append(tokens: Tokens, rows: Int64Array) -> Tokens:
@@ -76,6 +86,21 @@ def _interest(model: Model, tokens: Tokens) -> Steps[Float32Array]:
         return (yield from Interest(tokens))
     output = yield from Interests(tokens, 1)
     return output.interests[:, 0]
+
+
+def _new_ones(interests: Float32Array, found: list[_List], quotas: Int64Array, excluded: Int64Array) -> Steps[_List]:
+    """What interests (B, D) of the last step find beyond what is taken from the steps before it, as wide as theirs."""
+    rows, scores = _stacked(found)
+    taken = np.where(taken_by_quotas(rows, scores, quotas[:, :-1]), rows, 0).reshape(len(rows), -1)
+    number = int(quotas[:, -1].max())
+    new, its_scores = yield from Search(interests, number, excluded=np.concatenate([excluded, taken], axis=1))
+    behind = ((0, 0), (0, rows.shape[2] - new.shape[1]))
+    return np.pad(new, behind), np.pad(its_scores, behind, constant_values=-np.inf)
+
+
+def _stacked(found: list[_List]) -> _List:
+    """The steps' lists, rows and scores, both (B, steps, N)."""
+    return np.stack([rows for rows, _ in found], axis=1), np.stack([scores for _, scores in found], axis=1)
 
 
 def _best(

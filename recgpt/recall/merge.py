@@ -75,6 +75,13 @@ def merge_by_quotas(rows: Int64Array, scores: Float32Array, quotas: Int64Array) 
 
     Source: section 4.4 of the paper (path A, then path B without what A took), for J steps. Arguments: see ``Merge``.
     """
+    taken = taken_by_quotas(rows, scores, quotas)
+    ends = taken.sum(axis=(1, 2)).cumsum()
+    return Merged(rows=rows[taken], scores=scores[taken], steps=taken.nonzero()[1] + 1, ends=ends)
+
+
+def taken_by_quotas(rows: Int64Array, scores: Float32Array, quotas: Int64Array) -> NDArray[np.bool_]:
+    """Which items ``merge_by_quotas`` takes, (B, J, N); a step's do not depend on the steps behind it."""
     batch, num_interests, _ = rows.shape
     taken = np.zeros(rows.shape, dtype=bool)
     for step in range(num_interests):
@@ -83,8 +90,7 @@ def merge_by_quotas(rows: Int64Array, scores: Float32Array, quotas: Int64Array) 
             before = np.where(taken[:, :step], rows[:, :step], 0).reshape(batch, -1)
             new &= ~in_same_row(rows[:, step], before)
         taken[:, step] = new & (new.cumsum(axis=1) <= quotas[:, step, None])
-    ends = taken.sum(axis=(1, 2)).cumsum()
-    return Merged(rows=rows[taken], scores=scores[taken], steps=taken.nonzero()[1] + 1, ends=ends)
+    return taken
 
 
 def merge_by_probability(rows: Int64Array, scores: Float32Array, quotas: Int64Array) -> Merged:
