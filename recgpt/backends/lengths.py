@@ -20,9 +20,10 @@ Output = TypeVar("Output", InterestsOutput, RecallOutput)
 
 _MIN_WIDTH = 8
 
-# Enough rows for the time of a token to show, few enough to take no time where the catalogue is large.
+# Enough rows and runs for the time of a token to show; no further runs where the catalogue is large.
 _NUM_PROBE_ROWS = 8
-_NUM_PROBES = 3
+_MIN_PROBES, _MAX_PROBES = 4, 24
+_PROBING_NS = 30_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,7 @@ def run_in_parts(run: Callable[[Tokens, Int64Array], Output], tokens: Tokens, co
 
 
 def measure_run_cost(run: Callable[[Tokens], object], spec: ModelSpec, *, num_interests: int) -> RunCost:
-    """Times a few runs of a graph with the whole loop in it; the first of each shape is thrown away.
+    """Times a few runs of a graph with the whole loop in it.
 
     Args:
         run: runs the graph on a batch.
@@ -124,22 +125,25 @@ def measure_run_cost(run: Callable[[Tokens], object], spec: ModelSpec, *, num_in
 
     longest = spec.max_length - (num_interests - 1)
     shortest = min(_MIN_WIDTH, longest)
-    call_ns = _fastest_ns(taken, _probe(1, shortest))
+    call_ns = float(np.median(_times_ns(taken, _probe(1, shortest))))
     if longest == shortest:
         return RunCost(call_ns=call_ns, token_ns=0.0)
-    short_ns, long_ns = (_fastest_ns(run, _probe(_NUM_PROBE_ROWS, width)) for width in (shortest, longest))
-    token_ns = max(0.0, long_ns - short_ns) / (_NUM_PROBE_ROWS * (longest - shortest))
-    return RunCost(call_ns=call_ns, token_ns=token_ns)
+    times = _times_ns(run, *(_probe(_NUM_PROBE_ROWS, width) for width in (shortest, longest)))
+    token_ns = float(np.median(times[:, 1] - times[:, 0])) / (_NUM_PROBE_ROWS * (longest - shortest))
+    return RunCost(call_ns=call_ns, token_ns=max(0.0, token_ns))
 
 
-def _fastest_ns(run: Callable[[Tokens], object], tokens: Tokens) -> float:
-    run(tokens)
-    taken = []
-    for _ in range(_NUM_PROBES):
-        started = time.perf_counter_ns()
-        run(tokens)
-        taken.append(time.perf_counter_ns() - started)
-    return float(min(taken))
+def _times_ns(run: Callable[[Tokens], object], *batches: Tokens) -> Int64Array:
+    """(probes, batches) int64; the batches take turns, so that whatever else the machine does slows all of them."""
+    times: list[list[int]] = []
+    begun = time.perf_counter_ns()
+    while len(times) < _MIN_PROBES or (len(times) < _MAX_PROBES and time.perf_counter_ns() - begun < _PROBING_NS):
+        times.append([])
+        for batch in batches:
+            started = time.perf_counter_ns()
+            run(batch)
+            times[-1].append(time.perf_counter_ns() - started)
+    return np.array(times[1:], dtype=np.int64)  # the first run of a shape makes room for it
 
 
 def _probe(num_rows: int, width: int) -> Tokens:
