@@ -76,9 +76,9 @@ class IdMap:
 
     def ids_of(self, rows: Sequence[int]) -> tuple[ItemId, ...]:
         """The ids of rows, each 1..len; IndexError if one is not."""
-        ids, lowest = self._ids, min(rows, default=1)
-        if lowest < 1:
-            raise IndexError(f"row {lowest} has no id; expected 1 to {len(ids)}")
+        if rows and min(rows) < 1:
+            raise IndexError(f"row {min(rows)} has no id; expected 1 to {len(self)}")
+        ids = self._ids
         return tuple([ids[row - 1] for row in rows])
 
     def parse(self, text: str) -> ItemId:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +41,7 @@ class EncodedRequest(NamedTuple):
     merge: str
     excluded: frozenset[int]
     allowed: Int64Array | None
-    never_generated: Sequence[int]
+    never_generated: Collection[int]
     cold_start: ColdStart
     num_unknown_filters: int
 
@@ -61,7 +61,9 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
     excluded = frozenset(seen + blocked if request.filter_seen else blocked) - catalogue.never_found
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    modelled = [row for row in excluded if row <= num_modelled] if catalogue.num_added else list(excluded)
+    never_generated: Collection[int] = excluded
+    if catalogue.num_added or catalogue.deleted:
+        never_generated = [row for row in excluded if row <= num_modelled] + catalogue.never_generated
     return EncodedRequest(
         user_row=user_row,
         item_rows=item_rows,
@@ -70,7 +72,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         merge=request.merge,
         excluded=excluded,
         allowed=allowed,
-        never_generated=modelled + catalogue.never_generated,
+        never_generated=never_generated,
         cold_start=_cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
         num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
     )
