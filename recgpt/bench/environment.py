@@ -16,17 +16,22 @@ PACKAGES = (
     "nvidia-pytriton", "mlcommons-loadgen",
 )  # fmt: skip
 
+INSTRUCTION_SETS = frozenset({"avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"})
+"""That products of matrices are several times as fast with, as Linux spells them."""
+
 
 def describe_environment() -> dict[str, Any]:
     """Processor, memory, GPUs, operating system, versions and commit.
 
     Returns:
-        ``cpu``, ``num_cores``, ``memory_bytes``, ``load_average`` (of the last minute: what else kept the
-        machine busy, if called before measuring), ``gpus`` (names), ``os``, ``python``,
+        ``cpu``, ``instruction_sets`` (those of ``INSTRUCTION_SETS`` that it has), ``num_cores``, ``memory_bytes``,
+        ``load_average`` (of the last minute: what else kept the machine busy, if called before measuring), ``gpus``
+        (names), ``os``, ``python``,
         ``packages`` (of those installed), ``commit`` (None outside a checkout; ``-dirty`` if files were changed).
     """
     return {
-        "cpu": _cpu_model(),
+        "cpu": (_cpu_info("model name") or [platform.processor() or platform.machine()])[0],
+        "instruction_sets": sorted(INSTRUCTION_SETS & {name for line in _cpu_info("flags") for name in line.split()}),
         "num_cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "load_average": round(os.getloadavg()[0], 2),
@@ -38,11 +43,11 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _cpu_model() -> str:
+def _cpu_info(field: str) -> list[str]:
+    """What Linux tells of each core; empty elsewhere."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+    return [line.partition(":")[2].strip() for line in lines if line.startswith(field)]
 
 
 def _versions() -> dict[str, str]:

@@ -148,7 +148,7 @@ def _markdown(section: Section, path: Path, out: Path) -> str:
     threads = section.result.method["parameters"].get("num_threads")
     where = [
         f"`{os.path.relpath(path, out.parent)}`",
-        f"{machine['cpu']}, {machine['num_cores']} cores",
+        ", ".join([machine["cpu"], *machine.get("instruction_sets", []), f"{machine['num_cores']} cores"]),
         *([f"{threads} thread(s)"] if threads is not None else []),
         section.result.created[:10],
         f"commit {_short(str(machine['commit']))}",

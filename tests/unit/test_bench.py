@@ -12,7 +12,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 from toy_model import ToyModel
 
-from recgpt.bench.environment import describe_environment
+from recgpt.bench.environment import INSTRUCTION_SETS, describe_environment
 from recgpt.bench.load import lists_alone, run_load
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.results import Result, Row
@@ -158,6 +158,7 @@ def test_environment_names_machine_and_versions():
     assert found["num_cores"] >= 1
     assert found["memory_bytes"] > 2**28
     assert found["cpu"]
+    assert set(found["instruction_sets"]) <= INSTRUCTION_SETS
     assert found["load_average"] >= 0
     assert {"recgpt", "numpy"} <= set(found["packages"])
 
