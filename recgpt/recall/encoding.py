@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,19 +29,19 @@ class EncodedRequest(NamedTuple):
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
         allowed: None, or the only rows that may be returned: (A,) int64, ascending, distinct, none excluded or deleted.
-        never_generated: distinct rows never to be fed back: all of the model's that are not returned.
+        never_generated: rows never to be fed back, all of the model's that are not returned; some perhaps twice.
         cold_start: the rules that apply.
         num_unknown_filters: filtered ids that are not in the catalogue.
     """
 
     user_row: int
-    item_rows: Sequence[int]
+    item_rows: list[int]
     segments: Sequence[int]
     quotas: tuple[int, ...]
     merge: str
     excluded: frozenset[int]
     allowed: Int64Array | None
-    never_generated: Collection[int]
+    never_generated: list[int]
     cold_start: ColdStart
     num_unknown_filters: int
 
@@ -49,32 +49,34 @@ class EncodedRequest(NamedTuple):
 def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned: bool) -> EncodedRequest:
     """Looks up a request's ids: unknown items are dropped and counted, an unknown user becomes the shared one."""
     user_row = 0 if request.user_id is None else catalogue.user_ids.row(request.user_id)
-    num_modelled = catalogue.num_modelled
     # Plain lists: histories are short, and each operation of numpy costs more than a few numbers do.
     rows = item_rows = catalogue.item_ids.row_list(request.history)
     segments: Sequence[int] = request.segments or ()
     # A prompt was offered, not taken: it may be just what the user wants next.
     seen = _behaviours(rows, segments) if segments else rows
-    if rows and (min(rows) < 1 or max(rows) > num_modelled):
-        known = [0 < row <= num_modelled for row in rows]
+    if UNKNOWN_ROW in rows or catalogue.num_added:
+        known = [0 < row <= catalogue.num_modelled for row in rows]
         item_rows, segments = list(itertools.compress(rows, known)), tuple(itertools.compress(segments, known))
-    blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
-    excluded = frozenset(seen + blocked if request.filter_seen else blocked) - catalogue.never_found
+    barred = blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
+    if request.filter_seen:
+        barred = seen + blocked if blocked else seen
+    excluded, never_generated = frozenset(barred), barred
+    if UNKNOWN_ROW in barred or catalogue.num_added or catalogue.deleted:
+        excluded -= catalogue.never_found
+        never_generated = [row for row in excluded if row <= catalogue.num_modelled] + catalogue.never_generated
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
-    never_generated: Collection[int] = excluded
-    if catalogue.num_added or catalogue.deleted:
-        never_generated = [row for row in excluded if row <= num_modelled] + catalogue.never_generated
+    # By position: names cost as much again as the object.
     return EncodedRequest(
-        user_row=user_row,
-        item_rows=item_rows,
-        segments=segments,
-        quotas=tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
-        merge=request.merge,
-        excluded=excluded,
-        allowed=allowed,
-        never_generated=never_generated,
-        cold_start=_cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
-        num_unknown_filters=num_unknown + blocked.count(UNKNOWN_ROW),
+        user_row,
+        item_rows,
+        segments,
+        tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
+        request.merge,
+        excluded,
+        allowed,
+        never_generated,
+        _cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
+        num_unknown + blocked.count(UNKNOWN_ROW),
     )
 
 
@@ -117,9 +119,12 @@ def check_feasible(request: EncodedRequest, catalogue: Catalogue, *, num_items: 
     num_interests = len(request.quotas)
     if num_interests > window:
         raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
-    generable = catalogue.num_modelled - len(request.never_generated)
-    if num_interests - 1 > generable:
-        raise QuotaError(f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated")
+    if num_interests - 1 > catalogue.num_modelled - len(request.never_generated):
+        generable = catalogue.num_modelled - len(set(request.never_generated))
+        if num_interests - 1 > generable:
+            raise QuotaError(
+                f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated"
+            )
 
 
 def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:
