@@ -50,8 +50,9 @@ class Layout(StrEnum):
 GRAPH_UP_TO, LONG_LIST, GRAPH_BELOW = 64, 100, 30_000
 """Over fewer items than the last, one graph is the fastest for so many requests with lists of ten, by the rows of
 peers.json, and for any number of them with lists as long as those of catalogue_growth.json. Over more items no such
-graph is even loaded, for each has copies of the item matrix of its own; there it is faster, by up to a quarter, only
-for 32 requests and more."""
+graph is even loaded, for each has copies of the item matrix of its own; there it is faster only for 32 requests and
+more, by up to a quarter, and over catalogues that are searched approximately unless told otherwise by up to two
+fifths."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 1))
 """From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of
