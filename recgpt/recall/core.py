@@ -15,7 +15,7 @@ import numpy as np
 
 from recgpt.asking import Steps
 from recgpt.backends.asks import Recall, Search
-from recgpt.backends.base import InterestsOutput, Model
+from recgpt.backends.base import InterestsOutput, Model, Tokens
 from recgpt.errors import BundleMismatchError
 from recgpt.recall.answers import Answer, answers_of, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
@@ -177,7 +177,7 @@ class RecallCore:
                 tokens,
                 group.num_interests,
                 depth=_depth(requests),
-                excluded=_excluded(requests),
+                excluded=self._excluded(requests, tokens),
                 # An approximate index names candidates by how many are wanted: for one, too few to find the best.
                 quotas=quotas if group.merge == "quotas" and self.index.is_exact else None,
                 lap=clock.lap,
@@ -189,7 +189,7 @@ class RecallCore:
             if reached.output is None:
                 return [popular_answer(request, self.catalogue, reached.degraded) for request in requests]
             output, degraded = reached.output, reached.degraded
-            rows, scores = yield from self._search(requests, output)
+            rows, scores = yield from self._search(requests, self._excluded(requests, tokens), output)
             clock.lap("search")
         merged = MERGE_FUNCTIONS[group.merge](rows, scores, fewer_quotas(quotas, output.interests.shape[1]))
         return answers_of(self.catalogue, merged, output.generated_rows, degraded)
@@ -205,7 +205,13 @@ class RecallCore:
             self.index.num_items, len(requests), k, is_exact=self.index.is_exact, has_graph=has_graph
         )
 
-    def _search(self, group: list[EncodedRequest], output: InterestsOutput) -> Steps[_Lists]:
+    def _excluded(self, requests: list[EncodedRequest], tokens: Tokens) -> Int64Array:
+        """(B, E) int64 rows that no search may give, 0 for none, perhaps some that the index does not have."""
+        if self.catalogue.num_added:
+            return pad_rows([request.excluded for request in requests])
+        return tokens.excluded  # what is never fed back is the same then, and padded already
+
+    def _search(self, group: list[EncodedRequest], excluded: Int64Array, output: InterestsOutput) -> Steps[_Lists]:
         """The steps' lists: of the requests without filters in one search, of the others one by one."""
         depth = min(_depth(group), self.index.num_items)
         shape = (*output.interests.shape[:2], depth)
@@ -220,7 +226,7 @@ class RecallCore:
                 rows[place, :, : found.shape[1]], scores[place, :, : found.shape[1]] = found, its_scores
         if together:
             queries = output.interests[together]
-            excluded = np.repeat(_excluded([group[place] for place in together]), queries.shape[1], axis=0)
+            excluded = np.repeat(excluded[together], queries.shape[1], axis=0)
             found, its_scores = yield from Search(queries.reshape(-1, queries.shape[2]), depth, excluded=excluded)
             rows[together] = found.reshape(-1, *shape[1:])
             scores[together] = its_scores.reshape(-1, *shape[1:])
@@ -258,7 +264,3 @@ def _is_confined(request: EncodedRequest) -> bool:
 def _depth(requests: Iterable[EncodedRequest]) -> int:
     """How many items that are not excluded each step has to look up."""
     return max([num_to_search(request.quotas, merge=request.merge) for request in requests])
-
-
-def _excluded(requests: Iterable[EncodedRequest]) -> Int64Array:
-    return pad_rows([request.excluded for request in requests])

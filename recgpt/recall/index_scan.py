@@ -95,11 +95,11 @@ class ItemScan:
             "k": np.array([k], dtype=np.int64),
             "margin": margin.astype(np.int32),
         }
-        lowest, blocks, scanned = self._session.run(None, feeds)
+        lowest, blocks, in_doubt = self._session.run(None, feeds)
         if lowest.min() <= _EXCLUDED:
             return None
         query, first = blocks[:, 0], blocks[:, 1] * _BLOCK
-        found = np.flatnonzero(scanned >= lowest.take(query, axis=0))
+        found = np.flatnonzero(in_doubt)
         if len(found) * _MAX_DOUBT > len(queries) * len(self._vectors):
             return None
         block, column = np.divmod(found, _BLOCK)
@@ -178,10 +178,14 @@ def _session(matrix: NDArray[np.int8], num_whole: int, num_threads: int) -> Any:
         Node("TopK", ["whole", "k"], ["best", "places"], {"axis": 1}),
         Node("Slice", ["best", "last", "end", "one"], ["kth"]),
         Node("Sub", ["kth", "margin"], ["lowest"]),
-        Node("GreaterOrEqual", ["maxima", "lowest"], ["in_doubt"]),
-        Node("NonZero", ["in_doubt"], ["pairs"]),
+        Node("GreaterOrEqual", ["maxima", "lowest"], ["has_doubt"]),
+        Node("NonZero", ["has_doubt"], ["pairs"]),
         Node("Transpose", ["pairs"], ["blocks_in_doubt"]),
         Node("GatherND", ["blocks", "blocks_in_doubt"], ["scanned"]),
+        Node("Gather", ["pairs", "nought"], ["query"], {"axis": 0}),
+        Node("Reshape", ["query", "last"], ["queries_in_doubt"]),
+        Node("Gather", ["lowest", "queries_in_doubt"], ["lowest_of_each"], {"axis": 0}),
+        Node("GreaterOrEqual", ["scanned", "lowest_of_each"], ["in_doubt"]),
     ]
     inputs = [
         Tensor("queries", "uint8", ["N", matrix.shape[0]]),
@@ -192,7 +196,7 @@ def _session(matrix: NDArray[np.int8], num_whole: int, num_threads: int) -> Any:
     outputs = [
         Tensor("lowest", "int32", ["N", 1]),
         Tensor("blocks_in_doubt", "int64", ["M", 2]),
-        Tensor("scanned", "int32", ["M", _BLOCK]),
+        Tensor("in_doubt", "bool", ["M", _BLOCK]),
     ]
     onnxruntime = require("onnxruntime")
     options = onnxruntime.SessionOptions()

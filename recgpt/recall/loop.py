@@ -41,7 +41,8 @@ def search_in_loop(
         tokens: histories of at most C - (J - 1) tokens.
         num_interests: J, at least 1.
         depth: how many items each step looks up.
-        excluded: (B, E) int64 rows that are not to be found, 0 for none.
+        excluded: (B, E) int64 rows that are not to be found, 0 for none; all of ``tokens.excluded`` that the index has
+            are among them.
         quotas: (B, J) by which lists are merged. The last step feeds nothing back, so it looks up only as many as are
             taken from it, among what is not taken from the others. None if it has to look up as many as they.
         lap: told ``interests`` or ``search`` when such a stage ends.
@@ -62,8 +63,7 @@ def search_in_loop(
         else:
             found.append((yield from Search(interests[-1], depth, excluded=excluded)))
         if not is_last:
-            barred = np.concatenate([tokens.excluded, generated], axis=1)
-            newest = yield from _best(index, interests[-1], *found[-1], barred, model.spec.num_items)
+            newest = yield from _best(index, interests[-1], *found[-1], excluded, generated, model.spec.num_items)
             generated = np.concatenate([generated, newest[:, None]], axis=1)
             grown = append(grown, newest)
         lap("search")
@@ -108,18 +108,19 @@ def _best(
     interest: Float32Array,
     rows: Int64Array,
     scores: Float32Array,
-    barred: Int64Array,
+    excluded: Int64Array,
+    generated: Int64Array,
     num_modelled: int,
 ) -> Steps[Int64Array]:
-    """The best row of each list that the model knows and that is not barred; (B,)."""
+    """The best row of each list, found without ``excluded``, that the model knows and that is not generated; (B,)."""
     may = (rows <= num_modelled) & np.isfinite(scores)
-    for column in barred.T:
+    for column in generated.T:
         may &= rows != column[:, None]
     best = np.take_along_axis(rows, may.argmax(axis=1)[:, None], axis=1)[:, 0]
     for query in np.flatnonzero(~may.any(axis=1)):
         # The list holds nothing but items that were added after the training, or that were generated before.
         added = index.rows[index.rows > num_modelled]
-        wide = np.concatenate([barred[query], added])[None]
+        wide = np.concatenate([excluded[query], generated[query], added])[None]
         rows_found, _ = yield from Search(interest[query : query + 1], 1, excluded=wide)
         best[query] = rows_found[0, 0]
     return best

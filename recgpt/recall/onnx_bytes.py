@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 _IR_VERSION = 10
 _OPSET = 20
 
-_ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}
+_ELEMENT_TYPES = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7, "bool": 9}
 _INT_ATTRIBUTE = 2
 
 
