@@ -54,7 +54,7 @@ graph is even loaded, for each has copies of the item matrix of its own; there i
 more, by up to a quarter, and over catalogues that are searched approximately unless told otherwise by up to two
 fifths."""
 
-CROSSOVER: tuple[tuple[int, int], ...] = ((0, 64), (30_000, 1))
+CROSSOVER: tuple[tuple[int, int], ...] = ((0, 32), (30_000, 1))
 """From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of
 catalogue_growth.json."""
 
