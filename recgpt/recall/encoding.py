@@ -29,7 +29,7 @@ class EncodedRequest(NamedTuple):
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
         allowed: None, or the only rows that may be returned: (A,) int64, ascending, distinct, none excluded or deleted.
-        never_generated: rows never to be fed back, all of the model's that are not returned; some perhaps twice.
+        never_generated: distinct rows never to be fed back: all of the model's that are not returned.
         cold_start: the rules that apply.
         num_unknown_filters: filtered ids that are not in the catalogue.
     """
@@ -57,13 +57,12 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
     if UNKNOWN_ROW in rows or catalogue.num_added:
         known = [0 < row <= catalogue.num_modelled for row in rows]
         item_rows, segments = list(itertools.compress(rows, known)), tuple(itertools.compress(segments, known))
-    barred = blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
-    if request.filter_seen:
-        barred = seen + blocked if blocked else seen
-    excluded, never_generated = frozenset(barred), barred
-    if UNKNOWN_ROW in barred or catalogue.num_added or catalogue.deleted:
+    blocked = catalogue.item_ids.row_list(request.blocked) if request.blocked else []
+    # Distinct: a history may be long and hold few items, and what it excludes is padded for a whole batch.
+    excluded = frozenset(seen + blocked if request.filter_seen else blocked)
+    if UNKNOWN_ROW in excluded or catalogue.deleted:
         excluded -= catalogue.never_found
-        never_generated = [row for row in excluded if row <= catalogue.num_modelled] + catalogue.never_generated
+    modelled = [row for row in excluded if row <= catalogue.num_modelled] if catalogue.num_added else list(excluded)
     allowed, num_unknown = _allowed_rows(request, catalogue, excluded)
     # By position: names cost as much again as the object.
     return EncodedRequest(
@@ -74,7 +73,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         request.merge,
         excluded,
         allowed,
-        never_generated,
+        modelled + catalogue.never_generated,
         _cold_start(user_row == 0, len(rows) - len(item_rows), not item_rows),
         num_unknown + blocked.count(UNKNOWN_ROW),
     )
@@ -119,12 +118,9 @@ def check_feasible(request: EncodedRequest, catalogue: Catalogue, *, num_items: 
     num_interests = len(request.quotas)
     if num_interests > window:
         raise QuotaError(f"{num_interests} quotas: expected at most {window}, the positions of the context window")
-    if num_interests - 1 > catalogue.num_modelled - len(request.never_generated):
-        generable = catalogue.num_modelled - len(set(request.never_generated))
-        if num_interests - 1 > generable:
-            raise QuotaError(
-                f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated"
-            )
+    generable = catalogue.num_modelled - len(request.never_generated)
+    if num_interests - 1 > generable:
+        raise QuotaError(f"{num_interests} quotas: expected at most {generable + 1}, one more than can be generated")
 
 
 def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tokens:

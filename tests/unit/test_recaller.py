@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_model import ToyBackend, ToyModel, recall_by_hand
 
+from recgpt.backends.base import InterestsOutput, Tokens
 from recgpt.data.ids import IdMap
 from recgpt.errors import BundleMismatchError, ConfigError, QuotaError, RequestError, ShortfallError
 from recgpt.recall.core import PretrainedOnlyWarning
@@ -177,6 +178,20 @@ def test_a_very_long_history_does_not_deepen_the_search_of_the_others() -> None:
     assert len(recaller.backend.calls) == 2
     for request, answer in zip([*usual, long], answers, strict=True):
         assert_is(answer, model, recaller, request)
+
+
+def test_a_long_history_of_one_item_does_not_widen_what_a_batch_excludes(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+
+    def interests(self: ToyBackend, tokens: Tokens, num_interests: int) -> InterestsOutput:
+        widths.append(tokens.excluded.shape[1])
+        return asked(self, tokens, num_interests)
+
+    asked = ToyBackend.interests
+    monkeypatch.setattr(ToyBackend, "interests", interests)
+    requests = [RecallRequest(history=[10] * 500, k=3, quotas=(2, 1)), RecallRequest(history=[20], k=3, quotas=(2, 1))]
+    ToyModel().recaller().recall_many(requests)
+    assert widths == [1]
 
 
 @pytest.mark.parametrize("num_blocked", [500, 520, 680], ids=["looked past", "searched among the rest", "scored"])
