@@ -26,8 +26,8 @@ def describe_environment() -> dict[str, Any]:
     Returns:
         ``cpu``, ``instruction_sets`` (those of ``INSTRUCTION_SETS`` that it has), ``num_cores``, ``memory_bytes``,
         ``load_average`` (of the last minute: what else kept the machine busy, if called before measuring), ``gpus``
-        (names), ``os``, ``python``,
-        ``packages`` (of those installed), ``commit`` (None outside a checkout; ``-dirty`` if files were changed).
+        (names), ``os``, ``python``, ``packages`` (of those installed), ``commit`` (None outside a checkout; ``-dirty``
+        if files were changed).
     """
     return {
         "cpu": (_cpu_info("model name") or [platform.processor() or platform.machine()])[0],

@@ -189,7 +189,7 @@ class RecallCore:
             if reached.output is None:
                 return [popular_answer(request, self.catalogue, reached.degraded) for request in requests]
             output, degraded = reached.output, reached.degraded
-            rows, scores = yield from self._search(requests, self._excluded(requests, tokens), output)
+            rows, scores = yield from self._search(requests, tokens, output)
             clock.lap("search")
         merged = MERGE_FUNCTIONS[group.merge](rows, scores, fewer_quotas(quotas, output.interests.shape[1]))
         return answers_of(self.catalogue, merged, output.generated_rows, degraded)
@@ -211,7 +211,7 @@ class RecallCore:
             return pad_rows([request.excluded for request in requests])
         return tokens.excluded  # what is never fed back is the same then, and padded already
 
-    def _search(self, group: list[EncodedRequest], excluded: Int64Array, output: InterestsOutput) -> Steps[_Lists]:
+    def _search(self, group: list[EncodedRequest], tokens: Tokens, output: InterestsOutput) -> Steps[_Lists]:
         """The steps' lists: of the requests without filters in one search, of the others one by one."""
         depth = min(_depth(group), self.index.num_items)
         shape = (*output.interests.shape[:2], depth)
@@ -226,7 +226,7 @@ class RecallCore:
                 rows[place, :, : found.shape[1]], scores[place, :, : found.shape[1]] = found, its_scores
         if together:
             queries = output.interests[together]
-            excluded = np.repeat(excluded[together], queries.shape[1], axis=0)
+            excluded = np.repeat(self._excluded(group, tokens)[together], queries.shape[1], axis=0)
             found, its_scores = yield from Search(queries.reshape(-1, queries.shape[2]), depth, excluded=excluded)
             rows[together] = found.reshape(-1, *shape[1:])
             scores[together] = its_scores.reshape(-1, *shape[1:])

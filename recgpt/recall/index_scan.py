@@ -150,9 +150,9 @@ def _longest(vectors: Float32Array) -> float:
 
 
 def _session(matrix: NDArray[np.int8], num_whole: int, num_threads: int) -> Any:
-    """The scan as a graph: all products, m as the k-th best of the blocks' maxima, and the blocks with an item above m.
+    """The scan as a graph: all products, m as the k-th best of the blocks' maxima, and the blocks in doubt.
 
-    What is left in doubt is looked for in these blocks. The last block is not wholly of items, so it does not count
+    Which items are in doubt is told for these blocks alone. The last block is not wholly of items, so it does not count
     for m.
     """
     constants: dict[str, NDArray[Any]] = {
