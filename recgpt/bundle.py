@@ -3,7 +3,8 @@
     bundle/
       manifest.json       sizes, training state, version, SHA-256 of every other file
       prefill.onnx  decode.onnx  interests_1.onnx  interests_2.onnx  ..      (or .pt: TorchScript)
-      recall_1.onnx  recall_2.onnx  ..    exact recall in one graph, for servers
+      recall_1.onnx  recall_2.onnx  ..    exact recall in one graph
+      recall_scan_1.onnx  ..    the same for batches and short lists on a CPU, for no server
       item_index.faiss    the item matrix as a search index
       item_neighbours.faiss    candidates for an approximate search, where one was asked for
       ids.json            item and user ids in row order
@@ -37,7 +38,7 @@ from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind, Neighbours
-from recgpt.signature import DECODE, MAX_RECALLED, PREFILL, interests_spec, recall_spec
+from recgpt.signature import DECODE, MAX_RECALLED, PREFILL, interests_spec, recall_scan_spec, recall_spec
 from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
@@ -72,6 +73,7 @@ class Manifest:
             against exact search that was measured.
         num_added_items: items behind the model's own, which are recalled but not understood in a history.
         recalls: the J of each graph that recalls; such a graph knows no added items.
+        recall_scans: those of them for which there is a graph that recalls by a scan in 8 bits, too.
         max_recalled: the most items that such a graph gives.
         recalled: rows and scores of the best items for the first interest of the first example (as ``recalled_history``
             cuts it), by which a client knows again what recalls on a server.
@@ -91,6 +93,7 @@ class Manifest:
     num_added_items: int = 0
     index: Mapping[str, Any] = field(default_factory=lambda: {"kind": str(IndexKind.FLAT)})
     recalls: tuple[int, ...] = ()
+    recall_scans: tuple[int, ...] = ()
     max_recalled: int = MAX_RECALLED
     recalled: Mapping[int, float] = field(default_factory=dict)
 
@@ -125,6 +128,7 @@ class Manifest:
         plain["num_interests"] = tuple(plain["num_interests"])
         plain["fingerprint"] = tuple(plain["fingerprint"])
         plain["recalls"] = tuple(plain.get("recalls", ()))
+        plain["recall_scans"] = tuple(plain.get("recall_scans", ()))
         plain["recalled"] = {int(row): score for row, score in plain.get("recalled", {}).items()}
         return Manifest(**plain)
 
@@ -196,6 +200,11 @@ class Bundle:
     def recall_graphs(self) -> dict[str, Path]:
         """The file of each graph that recalls by its name, checked; none in bundles of earlier versions."""
         names = (recall_spec(number).name for number in self.manifest.recalls)
+        return {name: self._checked(self.manifest.graph_file(name)) for name in names}
+
+    def recall_scan_graphs(self) -> dict[str, Path]:
+        """The same of the graphs that recall by a scan, which stand in for others in this process; for no server."""
+        names = (recall_scan_spec(number).name for number in self.manifest.recall_scans)
         return {name: self._checked(self.manifest.graph_file(name)) for name in names}
 
     def catalogue(self) -> Catalogue:

@@ -54,7 +54,7 @@ class Engine(LiveRecaller):
             check_onnx(opened)
             index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
             uses_graph = chosen.may_use_graph(index.num_items, is_exact=index.is_exact)
-            recalls = opened.recall_graphs() if uses_graph else {}
+            recalls = opened.recall_graphs() | opened.recall_scan_graphs() if uses_graph else {}
             backend = OnnxRuntimeBackend(
                 opened.graphs() | recalls,
                 opened.manifest.model,

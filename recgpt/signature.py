@@ -28,6 +28,7 @@ QUOTAS = "quotas"
 RECALLED_IDS = "recalled_ids"
 SCORES = "scores"
 STEPS = "steps"
+IS_WHOLE = "is_whole"
 
 ITEM_IDS = "item_ids"
 USER_ID = "user_id"
@@ -149,6 +150,17 @@ def recall_spec(num_interests: int) -> GraphSpec:
     )
 
 
+@functools.cache
+def recall_scan_spec(num_interests: int) -> GraphSpec:
+    """The same where the search scans the catalogue in 8 bits first; for batches, and lists of few of the items.
+
+    ``is_whole`` is 1, or 0 where the scan left too much in doubt: the lists may then miss items.
+    """
+    graph = recall_spec(num_interests)
+    outputs = (*graph.outputs, TensorSpec(IS_WHOLE, INT64, ("B", 1)))
+    return replace(graph, name=f"recall_scan_{num_interests}", outputs=outputs)
+
+
 def recall_engine_spec(item_dtype: str, user_dtype: str) -> GraphSpec:
     """The model that is a whole engine: no graph, and in the users' own ids.
 
@@ -193,7 +205,8 @@ def graph_spec(name: str) -> GraphSpec:
         return PREFILL
     if name == DECODE.name:
         return DECODE
-    match = re.fullmatch(r"(interests|recall)_([1-9]\d*)", name)
+    match = re.fullmatch(r"(interests|recall|recall_scan)_([1-9]\d*)", name)
     if match is None:
         raise KeyError(name)
-    return (interests_spec if match.group(1) == "interests" else recall_spec)(int(match.group(2)))
+    specs = {"interests": interests_spec, "recall": recall_spec, "recall_scan": recall_scan_spec}
+    return specs[match.group(1)](int(match.group(2)))

@@ -97,7 +97,7 @@ class RecallOutput:
     """The answers of a recall graph; behind the quotas' sum everything is 0.
 
     Attributes:
-        rows: (B, K) int64, recalled items, step by step, best first in each.
+        rows: (B, K) int64, recalled items, step by step, best first in each; K at least the largest sum of quotas.
         scores: (B, K) float32.
         steps: (B, K) int64, 1-based.
         generated_rows: (B, J - 1) int64, the item that was fed back after each step but the last.
@@ -107,6 +107,15 @@ class RecallOutput:
     scores: Float32Array
     steps: Int64Array
     generated_rows: Int64Array
+
+    def first(self, number: int) -> RecallOutput:
+        """The same with K = ``number``, or less if it is."""
+        return RecallOutput(
+            rows=self.rows[:, :number],
+            scores=self.scores[:, :number],
+            steps=self.steps[:, :number],
+            generated_rows=self.generated_rows,
+        )
 
 
 class Model(Protocol):

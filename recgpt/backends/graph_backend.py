@@ -10,8 +10,11 @@ from recgpt.backends.asks import Decode, Interest, Interests, ModelAsk, Prefill
 from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, StepOutput, Tokens, check_tokens
 from recgpt.backends.graph_calls import graph_answer, graph_run
 from recgpt.backends.tensors import NamedArrays, check_recall, recall_feeds, recall_output
-from recgpt.signature import GraphSpec, recall_spec
+from recgpt.signature import IS_WHOLE, GraphSpec, recall_scan_spec, recall_spec
 from recgpt.types import Float32Array, Int64Array
+
+MIN_SCANNED = 8
+"""From so many requests on a graph that scans is the faster one: it computes less, by twice as many operators."""
 
 
 class GraphBackend(ABC):
@@ -21,12 +24,21 @@ class GraphBackend(ABC):
         spec: sizes of the model.
         fused: the J for which there is a graph ``interests_J``.
         recalls: the J for which there is a graph ``recall_J``, and the most items that it gives.
+        scans: the J for which there is a graph ``recall_scan_J`` beside it, and the most items that it gives. It is
+            taken where it is faster.
     """
 
-    def __init__(self, spec: ModelSpec, fused: Iterable[int], recalls: Mapping[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        fused: Iterable[int],
+        recalls: Mapping[int, int] | None = None,
+        scans: Mapping[int, int] | None = None,
+    ) -> None:
         self._spec = spec
         self._fused = frozenset(fused)
         self._recalls = dict(recalls or {})
+        self._scans = dict(scans or {})
 
     @property
     def spec(self) -> ModelSpec:
@@ -83,7 +95,13 @@ class GraphBackend(ABC):
 
     def _recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
         """``recall`` of what was checked."""
-        return recall_output(self._run(recall_spec(quotas.shape[1]), recall_feeds(tokens, quotas)))
+        feeds, num_interests = recall_feeds(tokens, quotas), quotas.shape[1]
+        most = self._scans.get(num_interests, 0)
+        if len(tokens) >= MIN_SCANNED and quotas.sum(axis=1).max() <= most:
+            found = self._run(recall_scan_spec(num_interests), feeds)
+            if found[IS_WHOLE].all():
+                return recall_output(found)
+        return recall_output(self._run(recall_spec(num_interests), feeds))
 
     def _answer(self, ask: ModelAsk) -> Any:
         run = graph_run(ask, self._spec, self._fused)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recgpt.backends.base import InterestsOutput, ModelSpec, RecallOutput, Tokens, check_tokens
-from recgpt.backends.graph_backend import GraphBackend
+from recgpt.backends.graph_backend import MIN_SCANNED, GraphBackend
 from recgpt.backends.lengths import RunCost, measure_run_cost, run_in_parts
 from recgpt.backends.tensors import (
     NamedArrays,
@@ -24,7 +24,16 @@ from recgpt.backends.tensors import (
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
 from recgpt.recall.onnx_bytes import release_bytes
-from recgpt.signature import ITEM_MATRIX, PREFILL, GraphSpec, TensorSpec, graph_spec, interests_spec, recall_spec
+from recgpt.signature import (
+    ITEM_MATRIX,
+    PREFILL,
+    GraphSpec,
+    TensorSpec,
+    graph_spec,
+    interests_spec,
+    recall_scan_spec,
+    recall_spec,
+)
 from recgpt.types import Int64Array
 
 CPU = "CPUExecutionProvider"
@@ -46,8 +55,8 @@ class OnnxRuntimeBackend(GraphBackend):
     that is faster, by what runs of the graph were found to cost when it was loaded.
 
     Args:
-        graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J`` and
-            ``recall_J`` as wanted.
+        graphs: file of each graph by its name; ``prefill`` and ``decode`` are needed, ``interests_J``, ``recall_J``
+            and beside it ``recall_scan_J`` as wanted. Only the CPU runs the last.
         spec: sizes of the exported model; the files are held against them.
         num_threads: threads of one call; None leaves it to ONNX Runtime (one a core).
         providers: execution providers in order of preference; None takes CUDA where it works, else the CPU.
@@ -81,11 +90,17 @@ class OnnxRuntimeBackend(GraphBackend):
         chosen = self._chosen(providers)
         # Sessions do not keep it alive. Other devices have memory of their own.
         self._shared = self._share(item_matrix, options) if item_matrix is not None and chosen[0] == CPU else None
-        self._sessions = {name: self._session(name, path, options, chosen) for name, path in graphs.items()}
-        # How many items such a graph gives, it alone tells.
-        self._recalls = {
-            number: int(self._sessions[recall_spec(number).name].get_outputs()[0].shape[1])
-            for number in recall_numbers(graphs)
+        scans = {recall_scan_spec(number).name: number for number in recall_numbers(graphs)}
+        self._sessions = {
+            name: self._session(name, path, options, chosen)
+            for name, path in graphs.items()
+            if name not in scans or chosen[0] == CPU
+        }
+        self._recalls = {number: self._most_recalled(recall_spec(number)) for number in scans.values()}
+        self._scans = {
+            number: self._most_recalled(recall_scan_spec(number))
+            for name, number in scans.items()
+            if name in self._sessions
         }
         if providers is not None:
             self._refuse_fallback(providers[0])
@@ -123,8 +138,12 @@ class OnnxRuntimeBackend(GraphBackend):
         return interests_output(self._run(interests_spec(num_interests), prefill_feeds(tokens)))
 
     def _recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
-        run = super()._recall
-        return run_in_parts(lambda part, places: run(part, quotas[places]), tokens, self._recall_costs[quotas.shape[1]])
+        run, cost = super()._recall, self._recall_costs[quotas.shape[1]]
+        if len(tokens) < MIN_SCANNED:
+            return run_in_parts(lambda part, places: run(part, quotas[places]), tokens, cost)
+        # Graphs that scan and those that do not give lists of different widths.
+        most = int(quotas.sum(axis=1).max())
+        return run_in_parts(lambda part, places: run(part, quotas[places]).first(most), tokens, cost)
 
     def _recall_one_each(self, tokens: Tokens, num_interests: int) -> RecallOutput:
         return super()._recall(tokens, np.ones((len(tokens), num_interests), dtype=np.int64))
@@ -142,6 +161,10 @@ class OnnxRuntimeBackend(GraphBackend):
                 f"{graph.name}: ONNX Runtime cannot run the graph on inputs of shapes {shapes}: {error}"
             ) from error
         return dict(zip(names, outputs, strict=True))
+
+    def _most_recalled(self, graph: GraphSpec) -> int:
+        """How many items a graph that recalls gives; it alone tells."""
+        return int(self._sessions[graph.name].get_outputs()[0].shape[1])
 
     def _session(self, name: str, path: Path, options: Any, providers: Sequence[str]) -> Any:
         if not Path(path).is_file():

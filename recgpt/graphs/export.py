@@ -33,7 +33,7 @@ from recgpt.files import atomic_path
 from recgpt.graphs.modules import Decode, Interests, Prefill
 from recgpt.graphs.onnx_writer import Precision, write_onnx
 from recgpt.graphs.parity import ParityReport, check_parity, random_batches
-from recgpt.graphs.recall import Graph, Recall
+from recgpt.graphs.recall import Graph, Recall, ScannedRecall
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.graphs.tracing import check_finite
 from recgpt.model.checkpoint import Checkpoint
@@ -46,6 +46,7 @@ from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind
 from recgpt.recall.index_fit import fit_neighbours
 from recgpt.recall.layout import index_kind_for
+from recgpt.recall.scan import most_scanned
 from recgpt.serving.engine_files import EngineFiles
 from recgpt.serving.repository import add_version, all_versions, held_versions, remove_versions
 from recgpt.signature import MAX_RECALLED
@@ -168,7 +169,8 @@ def export_bundle(
         write_manifest(folder, manifest)
         if model_repository is not None:
             made = Bundle.open(folder)
-            add_version(model_repository, graphs, manifest.version, engine=EngineFiles.of(made))
+            served = made.graphs() | made.recall_graphs()
+            add_version(model_repository, served, manifest.version, engine=EngineFiles.of(made))
     return report
 
 
@@ -213,6 +215,7 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
         dtype=graph_format.precision,
         num_interests=tuple(sorted(reference.fused)),
         recalls=tuple(sorted(reference.recalls)),
+        recall_scans=_recall_scans(reference, graph_format),
         max_recalled=min(MAX_RECALLED, reference.spec.num_items),
         training=checkpoint.training,
         item_matrix_sha256=vectors_digest(matrix[1:]),
@@ -223,12 +226,19 @@ def _describe(checkpoint: Checkpoint, reference: EagerBackend, graph_format: Gra
     )
 
 
+def _recall_scans(reference: EagerBackend, graph_format: GraphFormat) -> tuple[int, ...]:
+    """The J for which a graph that scans is faster than one that does not: where a catalogue is not too small."""
+    most = most_scanned(reference.spec.num_items) if graph_format.precision == Precision.INT8 else 0
+    return tuple(number for number in sorted(reference.recalls) if number <= most)
+
+
 def _write_graphs(
     decoder: Decoder, manifest: Manifest, folder: Path, graph_format: GraphFormat, say: Say
 ) -> dict[str, Path]:
     graphs: list[Graph] = [Prefill(decoder), Decode(decoder)]
     graphs += [Interests(decoder, number) for number in manifest.num_interests]
     graphs += [Recall(decoder, number, max_recalled=manifest.max_recalled) for number in manifest.recalls]
+    graphs += [ScannedRecall(decoder, number, max_recalled=manifest.max_recalled) for number in manifest.recall_scans]
     paths = {graph.spec.name: folder / manifest.graph_file(graph.spec.name) for graph in graphs}
     for graph in graphs:
         say(f"exporting {graph.spec.name}")

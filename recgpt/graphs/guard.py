@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.graphs.modules import Decode
-from recgpt.graphs.recall import Graph, Recall
+from recgpt.graphs.recall import Graph, Recall, ScannedRecall
 
 # Far beyond every table, and no divisor of the ends of int64: the remainder of a negative number lies beyond too. One
 # operator, where a comparison and a choice would be two.
@@ -31,7 +31,11 @@ def guarded(graph: Graph) -> nn.Module:
     Refused, beside what lies beyond a table: negative users, items, segments and exclusions, histories wider than the
     window, lengths below 1 (of ``decode``: below 0, or more than are cached), quotas below 0 or beyond all catalogues.
     """
-    guards: dict[type, type[_Guarded]] = {Decode: _GuardedDecode, Recall: _GuardedRecall}
+    guards: dict[type, type[_Guarded]] = {
+        Decode: _GuardedDecode,
+        Recall: _GuardedRecall,
+        ScannedRecall: _GuardedRecall,
+    }
     return guards.get(type(graph), _GuardedHistory)(graph).train(graph.training)
 
 

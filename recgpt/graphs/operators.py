@@ -10,7 +10,9 @@ import onnx
 import torch
 from numpy.typing import DTypeLike
 from onnxscript import opset20
-from torch import Tensor
+from torch import Tensor, nn
+
+from recgpt.recall.scan import BLOCK, scan, settle
 
 ZERO = 64
 """Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
@@ -63,6 +65,49 @@ def _(scores: Tensor, wanted: Tensor, block: int, number: int) -> tuple[Tensor, 
     return scores.new_empty(shape, dtype=torch.int64), scores.new_empty(shape)
 
 
+@torch.library.custom_op("recgpt::scan_leading", mutates_args=())
+def scan_leading(
+    queries: Tensor,
+    vectors: Tensor,
+    matrix: Tensor,
+    excluded: Tensor,
+    wanted: Tensor,
+    step: float,
+    longest: float,
+    lost: float,
+    number: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The best vectors for each query, of all scores here, and by ``recgpt.recall.scan`` in ONNX.
+
+    Args:
+        queries: (B, D) float32.
+        vectors: (V, D) float32.
+        matrix: (D, N) int8, the same vectors and more columns, rounded by ``RoundedItems``.
+        excluded: (B, E) int64 columns of the matrix, those that are no vectors among them.
+        wanted: (1,) int64, 1 to ``number``, and at most N / ``BLOCK``.
+        step: see ``RoundedItems``, as of ``longest`` and ``lost``.
+        longest: see there.
+        lost: see there.
+        number: of the vectors that are returned.
+
+    Returns:
+        columns and scores as of ``leading``, and whether nothing can be missing, () bool; see ``settle``.
+    """
+    scores = queries @ nn.functional.pad(vectors, (0, 0, 0, matrix.shape[1] - len(vectors))).T
+    columns, values = leading(scores.scatter(1, excluded, -torch.inf), wanted, 1, number)
+    return columns, values, torch.tensor(True)
+
+
+@scan_leading.register_fake
+def _(queries: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (queries.shape[0], others[-1])
+    return (
+        queries.new_empty(shape, dtype=torch.int64),
+        queries.new_empty(shape),
+        queries.new_empty((), dtype=torch.bool),
+    )
+
+
 def _scan_scores_onnx(queries: Any, matrix: Any) -> Any:
     return opset20.MatMulInteger(queries, matrix, _constant(ZERO, np.uint8))
 
@@ -84,12 +129,57 @@ def _leading_onnx(scores: Any, wanted: Any, block: int, number: int) -> tuple[An
     inside = op.Reshape(_take_onnx(blocks, chosen), _constant([0, -1]))
     values, places = op.TopK(inside, wanted, axis=1)
     block_of = op.GatherElements(chosen, op.Div(places, _constant(block)), axis=1)
-    columns = op.Add(op.Mul(block_of, _constant(block)), op.Mod(places, _constant(block)))
-    behind = op.Concat(_constant([0, 0, 0]), op.Sub(_constant([number]), wanted), axis=0)
-    return op.Pad(columns, behind, _constant(0)), op.Pad(values, behind, _constant(-np.inf, np.float32))
+    return _padded(op.Add(op.Mul(block_of, _constant(block)), op.Mod(places, _constant(block))), values, wanted, number)
 
 
-def _constant(value: float | list[int], dtype: DTypeLike = np.int64) -> Any:
+class _Operators:
+    """As ``recgpt.recall.scan`` wants them."""
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        written: Callable[..., Any] = getattr(opset20, op)
+        return written
+
+    @staticmethod
+    def constant(value: Any, dtype: DTypeLike) -> Any:
+        return _constant(value, dtype)
+
+
+def _scan_leading_onnx(
+    queries: Any,
+    vectors: Any,
+    matrix: Any,
+    excluded: Any,
+    wanted: Any,
+    step: float,
+    longest: float,
+    lost: float,
+    number: int,
+) -> tuple[Any, Any, Any]:
+    op = _Operators()
+    num_blocks = matrix.shape[1] // BLOCK
+    # All that is no vector is excluded, so all blocks are whole.
+    scanned = scan(
+        op,
+        queries,
+        matrix,
+        excluded,
+        wanted,
+        step=step,
+        longest=longest,
+        lost=lost,
+        num_blocks=num_blocks,
+        num_whole=num_blocks,
+    )
+    columns, scores, is_whole = settle(op, queries, vectors, scanned, wanted, num_blocks=num_blocks)
+    return (*_padded(columns, scores, wanted, number), is_whole)
+
+
+def _padded(columns: Any, values: Any, wanted: Any, number: int) -> tuple[Any, Any]:
+    behind = opset20.Concat(_constant([0, 0, 0]), opset20.Sub(_constant([number]), wanted), axis=0)
+    return opset20.Pad(columns, behind, _constant(0)), opset20.Pad(values, behind, _constant(-np.inf, np.float32))
+
+
+def _constant(value: Any, dtype: DTypeLike = np.int64) -> Any:
     return opset20.Constant(value=onnx.numpy_helper.from_array(np.array(value, dtype=dtype)))
 
 
@@ -97,5 +187,6 @@ TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.recgpt.scan_scores.default: _scan_scores_onnx,
     torch.ops.recgpt.take.default: _take_onnx,
     torch.ops.recgpt.leading.default: _leading_onnx,
+    torch.ops.recgpt.scan_leading.default: _scan_leading_onnx,
 }
 """What makes the form in ONNX, by the operator, as ``torch.onnx.export`` takes them."""

@@ -6,16 +6,20 @@ promises no such thing, so this module is to be exported, not run.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 from recgpt.graphs.modules import Decode, Interests, NextItem, Prefill, no_item_columns
-from recgpt.graphs.operators import leading
+from recgpt.graphs.operators import leading, scan_leading
 from recgpt.model.decoder import Decoder
 from recgpt.model.item_table import PADDING_ROW
-from recgpt.signature import MAX_RECALLED, recall_spec
+from recgpt.recall.scan import BLOCK, RoundedItems, most_scanned
+from recgpt.signature import MAX_RECALLED, recall_scan_spec, recall_spec
+
+_List = tuple[Tensor, Tensor]
 
 # Scores that are looked at by their maximum first. With 32 there is little to sort for lists of 10 and of 100 items.
 _MAX_BLOCK = 32
@@ -59,16 +63,32 @@ class Recall(nn.Module):
         quotas: Tensor,
     ) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.recall_spec``."""
+        return self.recall(self._search, user_ids, input_ids, segment_ids, lengths, excluded_ids, quotas)
+
+    def recall(
+        self,
+        search: Callable[[Tensor, Tensor, Tensor], _List],
+        user_ids: Tensor,
+        input_ids: Tensor,
+        segment_ids: Tensor,
+        lengths: Tensor,
+        excluded_ids: Tensor,
+        quotas: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """``forward`` by a search for the best rows: of an interest, barred rows, and how many are wanted.
+
+        It gives rows and scores, both (B, at least K) and best first; row 0 and -inf behind as many as are wanted.
+        """
         # At least one, for an item is fed back where none is asked for.
         *before, last = torch.split(quotas.amax(dim=0).clamp(1, self.num_found), 1)
         needed = [reach.clamp_max(self.num_found) if step else reach for step, reach in enumerate(accumulate(before))]
         barred = torch.cat([self.no_items.expand(excluded_ids.shape[0], -1), excluded_ids], dim=1)
         slots = torch.arange(self.num_recalled, device=quotas.device).unsqueeze(0)
-        lists: list[tuple[Tensor, Tensor]] = []
+        lists: list[_List] = []
         taken: list[Tensor] = []
 
         def best(interest: Tensor, generated: list[Tensor]) -> Tensor:
-            found = self._search(interest, barred, needed[len(generated)])
+            found = search(interest, barred, needed[len(generated)])
             lists.append(self._without(*found, taken))
             # Row 0 stands for none.
             quota = quotas[:, len(taken) : len(taken) + 1]
@@ -77,20 +97,17 @@ class Recall(nn.Module):
             return rows[:, :1]
 
         interests, generated = self.steps.unroll(user_ids, input_ids, segment_ids, lengths, best)
-        lists.append(self._search(interests[-1], torch.cat([barred, *taken], dim=1), last))
+        lists.append(search(interests[-1], torch.cat([barred, *taken], dim=1), last))
         cut = [(rows[:, : self.num_recalled], scores[:, : self.num_recalled]) for rows, scores in lists]
         merged = _merge(cut, quotas, slots)
         return (*merged, torch.cat(generated, dim=1)) if generated else merged
 
-    def _search(self, interest: Tensor, barred: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """The best rows that are not barred (B, any number) and their scores, both (B, N), best first.
-
-        Row 0 and -inf behind as many as are wanted.
-        """
+    def _search(self, interest: Tensor, barred: Tensor, wanted: Tensor) -> _List:
+        """See ``recall``."""
         # Filled up to whole blocks before the product: a runtime does that once, when it loads the graph.
         columns = nn.functional.pad(self.decoder.item_matrix, (0, 0, 0, self.no_items.shape[1] - 1)).T
         scores = (interest @ columns).scatter(1, barred, -torch.inf)
-        found: tuple[Tensor, Tensor] = leading(scores, wanted, self.block, self.num_found)
+        found: _List = leading(scores, wanted, self.block, self.num_found)
         return found
 
     def _without(self, rows: Tensor, scores: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -103,7 +120,43 @@ class Recall(nn.Module):
         return rows.gather(1, places), scores
 
 
-Graph = Prefill | Decode | Interests | Recall
+class ScannedRecall(Recall):
+    """``recall_scan_J``: the same by a scan in 8 bits. Holds the item matrix in 8 bits as it is now.
+
+    Args:
+        decoder: the model.
+        num_interests: J.
+        max_recalled: K; cut to what a scan of the catalogue is good for.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, decoder: Decoder, num_interests: int, *, max_recalled: int = MAX_RECALLED) -> None:
+        super().__init__(decoder, num_interests, max_recalled=min(max_recalled, most_scanned(decoder.num_items)))
+        self.spec = recall_scan_spec(num_interests)
+        self.register_buffer("no_items", no_item_columns(decoder, BLOCK), persistent=False)
+        vectors = decoder.item_matrix.detach().cpu().numpy().copy()
+        vectors[PADDING_ROW] = 0  # is never found, and must not make the steps of the others coarse
+        items = RoundedItems.of(vectors, -(-len(vectors) // BLOCK) * BLOCK)
+        self.bound = (items.step, items.longest, items.lost)
+        self.register_buffer("matrix", torch.from_numpy(items.matrix), persistent=False)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Shapes as in ``recgpt.signature.recall_scan_spec``."""
+        are_whole = []
+
+        def search(interest: Tensor, barred: Tensor, wanted: Tensor) -> _List:
+            vectors = self.decoder.item_matrix
+            *found, is_whole = scan_leading(interest, vectors, self.matrix, barred, wanted, *self.bound, self.num_found)
+            are_whole.append(is_whole)
+            return tuple(found)
+
+        recalled = self.recall(search, *inputs)
+        is_whole = torch.stack(are_whole).all().to(torch.int64)
+        return (*recalled, is_whole.expand(len(inputs[0]), 1))
+
+
+Graph = Prefill | Decode | Interests | Recall | ScannedRecall
 """Any graph that can be exported; has ``spec``, ``decoder`` and ``next_item``."""
 
 

@@ -8,12 +8,12 @@ Source: onnx/onnx.proto of ONNX 1.16 (field numbers), protobuf.dev/programming-g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 # What ONNX Runtime has loaded since 1.18, as for the exported graphs.
 _IR_VERSION = 10
@@ -47,6 +47,35 @@ class Tensor:
     name: str
     dtype: str
     axes: Sequence[str | int]
+
+
+class Operators:
+    """Writes nodes by calls: ``op.Add(a, b)`` gives the name of the sum. Where an operator has two outputs, of both.
+
+    Attributes:
+        nodes: in the order of the calls.
+        constants: arrays by name.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.constants: dict[str, NDArray[Any]] = {}
+
+    def constant(self, value: Any, dtype: DTypeLike) -> str:
+        """The name of an array."""
+        name = f"constant_{len(self.constants)}"
+        self.constants[name] = np.array(value, dtype=dtype)
+        return name
+
+    def __getattr__(self, op: str) -> Callable[..., Any]:
+        """What writes a node of this operator, of the names of its inputs and whole numbers as attributes."""
+
+        def write(*inputs: str, **attributes: int) -> Any:
+            names = [f"{op}_{len(self.nodes)}_{place}" for place in range(2 if op == "TopK" else 1)]
+            self.nodes.append(Node(op, inputs, names, attributes))
+            return names if len(names) > 1 else names[0]
+
+        return write
 
 
 def release_bytes(session: Any) -> None:

@@ -22,7 +22,7 @@ from recgpt.backends.triton import TritonBackend
 from recgpt.config import ModelConfig
 from recgpt.graphs.modules import Decode, Interests, Prefill
 from recgpt.graphs.onnx_writer import write_onnx
-from recgpt.graphs.recall import Graph, Recall
+from recgpt.graphs.recall import Graph, Recall, ScannedRecall
 from recgpt.graphs.torchscript_writer import write_torchscript
 from recgpt.model.decoder import Decoder
 from recgpt.serving.repository import write_repository
@@ -66,6 +66,25 @@ def onnxruntime(decoder: Decoder, folder: Path) -> AbstractContextManager[Backen
     return closing(OnnxRuntimeBackend(graph_files(folder, ".onnx"), model_spec(decoder), num_threads=1))
 
 
+@contextmanager
+def scanning(decoder: Decoder, folder: Path) -> Iterator[Backend]:
+    """ONNX Runtime, with graphs that scan for any batch and any list, though the catalogue is small."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("recall.scan", "graphs.operators", "graphs.recall"):
+            patch.setattr(f"recgpt.{module}.BLOCK", 8)
+        for module in ("backends.graph_backend", "backends.onnxruntime"):
+            patch.setattr(f"recgpt.{module}.MIN_SCANNED", 1)
+        patch.setattr("recgpt.recall.scan._MIN_ITEMS_PER_FOUND", NUM_ITEMS // MAX_RECALLED)
+        scans = [ScannedRecall(decoder, number, max_recalled=MAX_RECALLED) for number in FUSED]
+        files = {scan.spec.name: folder / "scans" / f"{scan.spec.name}.onnx" for scan in scans}
+        (folder / "scans").mkdir()
+        for scan in scans:
+            write_onnx(scan, files[scan.spec.name], metadata={})
+        graphs = graph_files(folder, ".onnx") | files
+        with closing(OnnxRuntimeBackend(graphs, model_spec(decoder), num_threads=1)) as made:
+            yield made
+
+
 def torchscript(decoder: Decoder, folder: Path) -> AbstractContextManager[Backend]:
     for graph in graphs_of(decoder)[:-2]:  # recall_J relies on ONNX's rule for ties
         write_torchscript(graph, folder / f"{graph.spec.name}.pt")
@@ -91,6 +110,7 @@ def triton(decoder: Decoder, folder: Path) -> Iterator[Backend]:
 BACKENDS: dict[str, Callable[[Decoder, Path], AbstractContextManager[Backend]]] = {
     "eager": eager,
     "onnxruntime": onnxruntime,
+    "scanning": scanning,
     "torchscript": torchscript,
     "triton": triton,
 }

@@ -17,8 +17,10 @@ from recgpt.engine import Engine
 from recgpt.errors import BundleError, ExportError, OutputError, ParityError
 from recgpt.files import sha256
 from recgpt.graphs.export import HALF_TOLERANCE, TORCHSCRIPT, GraphFormat, export_bundle, onnx_format
-from recgpt.graphs.onnx_writer import Precision
+from recgpt.graphs.onnx_writer import Precision, write_onnx
+from recgpt.graphs.recall import Graph, ScannedRecall
 from recgpt.model.checkpoint import Checkpoint
+from recgpt.types import RecallRequest
 
 GRAPHS = ["decode", "interests_1", "interests_2", "interests_6", "prefill", "recall_1", "recall_2"]
 
@@ -98,6 +100,30 @@ def test_the_graphs_carry_the_hash_of_the_item_matrix(export: Export) -> None:
     for name in GRAPHS:
         properties = onnx.load(export.bundle / f"{name}.onnx").metadata_props
         assert {entry.key: entry.value for entry in properties}["item_matrix_sha256"] == expected
+
+
+def test_graphs_that_scan_are_in_the_bundle_and_in_no_repository(
+    export: Export, exported: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recgpt.recall.scan._MIN_ITEMS_PER_FOUND", 100)
+
+    def write(graph: Graph, path: Path, digest: str) -> None:
+        if isinstance(graph, ScannedRecall):
+            write_onnx(graph, path, metadata={"item_matrix_sha256": digest})
+        else:
+            shutil.copyfile(export.bundle / path.name, path)
+
+    scanning = replace(ready_made(export), write=write, precision=Precision.INT8)
+    folder, repository = exported / "bundle", exported / "triton_models"
+    export_bundle(export.checkpoint, folder, scanning, model_repository=repository, say=quiet)
+    manifest = Bundle.open(folder).manifest
+    assert manifest.recall_scans == manifest.recalls == (1, 2)
+    assert {"recall_scan_1.onnx", "recall_scan_2.onnx"} <= set(manifest.files)
+    assert sorted(path.name for path in repository.iterdir()) == [*GRAPHS, "recall_engine"]
+    requests = [RecallRequest(history=[f"i{row}"], k=3, quotas=(2, 1)) for row in range(1, 30)]
+    with Engine.load(folder, num_threads=1) as scans:
+        for expected, found in zip(engine.recall_many(requests), scans.recall_many(requests), strict=True):
+            assert found.item_ids == expected.item_ids
 
 
 def test_the_model_repository_holds_the_same_graphs_in_the_bundles_version(export: Export) -> None:

@@ -60,7 +60,7 @@ def test_the_scan_misses_nothing_however_close_the_items_are(spread: float, k: i
 def test_vectors_rounded_in_parts_are_found_as_if_rounded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = clustered(NUM_ITEMS, 0.05), clustered(NUM_QUERIES, 0.05, seed=1)
     at_once = ItemScan(vectors, num_threads=1)
-    monkeypatch.setattr("recgpt.recall.index_scan._ROUNDED", 999)
+    monkeypatch.setattr("recgpt.recall.scan._ROUNDED", 999)
     in_parts = ItemScan(vectors, num_threads=1)
     none = np.full((NUM_QUERIES, 1), NUM_ITEMS)
     found, again = at_once.search(queries, 10, none), in_parts.search(queries, 10, none)

@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.recall.index",
         "recgpt.recall.onnx_bytes",
         "recgpt.recall.padded",
+        "recgpt.recall.scan",
         "recgpt.model",
     ),
     ("recgpt.recall",),
