@@ -16,7 +16,7 @@ from recgpt.backends.tensors import NamedArrays, recall_feeds, recall_output
 from recgpt.bundle import Bundle
 from recgpt.errors import BundleError, RequestError
 from recgpt.one_hop.plan import Call, Plan
-from recgpt.recall.answers import Answer, popular_answer, recalled_answers
+from recgpt.recall.answers import Answer, candidates_of, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
 from recgpt.signature import MAX_RECALLED, recall_spec
@@ -97,15 +97,7 @@ class GraphCodec:
             for call, arrays in zip(calls, outputs, strict=True):
                 if arrays is not None:
                     answers.update(self._answers(call, [encoded[place] for place in call.places], arrays))
-            return {
-                place: Candidates(
-                    **answer,
-                    cold_start=encoded[place].cold_start,
-                    timings=timings,
-                    num_unknown_filters=encoded[place].num_unknown_filters,
-                )
-                for place, answer in answers.items()
-            }
+            return {place: candidates_of(answer, encoded[place], timings) for place, answer in answers.items()}
 
         return Plan(calls=calls, read=read, started_ns=started)
 

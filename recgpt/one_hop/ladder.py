@@ -12,7 +12,7 @@ from dataclasses import replace
 from recgpt.asking import Steps
 from recgpt.backends.asks import TakeReserve
 from recgpt.errors import ServerError
-from recgpt.recall.answers import popular_answer
+from recgpt.recall.answers import candidates_of, popular_answer
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest, check_feasible, encode_request
 from recgpt.types import FEWER_INTERESTS, POPULAR, Candidates, Degraded, RecallRequest, Timings
@@ -78,9 +78,4 @@ class Ladder:
     def _popular(self, request: EncodedRequest, reason: str) -> Candidates:
         # Who has no known history gets popular items from everybody; that is not less than was asked for.
         degraded = None if request.cold_start.popular else Degraded(rung=POPULAR, reason=reason)
-        return Candidates(
-            **popular_answer(request, self._catalogue, degraded),
-            cold_start=request.cold_start,
-            timings=_NO_TIME,
-            num_unknown_filters=request.num_unknown_filters,
-        )
+        return candidates_of(popular_answer(request, self._catalogue, degraded), request, _NO_TIME)

@@ -12,11 +12,11 @@ from recgpt.backends.base import RecallOutput
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.encoding import EncodedRequest
 from recgpt.recall.merge import Merged
-from recgpt.types import Degraded, Float32Array, Int64Array, ItemId
+from recgpt.types import Candidates, Degraded, Float32Array, Int64Array, ItemId, Timings
 
 
 class Answer(TypedDict):
-    """The part of a ``Candidates`` that is known before the clock stops."""
+    """The part of a ``Candidates`` that is known before the clock stops; see there."""
 
     item_ids: tuple[ItemId, ...]
     scores: Float32Array
@@ -70,9 +70,22 @@ def _answer(
     }
 
 
+def candidates_of(answer: Answer, request: EncodedRequest, timings: Timings) -> Candidates:
+    """The whole of what a request is answered."""
+    made = object.__new__(Candidates)
+    # As the constructor, which sets attributes of a frozen class one by one and takes several times as long.
+    vars(made).update(
+        answer,
+        cold_start=request.cold_start,
+        timings=timings,
+        num_unknown_filters=request.num_unknown_filters,
+    )
+    return made
+
+
 def popular_answer(request: EncodedRequest, catalogue: Catalogue, degraded: Degraded | None = None) -> Answer:
     """The most popular items that the request may be given."""
-    k, rows = sum(request.quotas), catalogue.popular_rows
+    k, rows = request.k, catalogue.popular_rows
     if request.allowed is not None:
         rows = rows[np.isin(rows, request.allowed)][:k]
     else:

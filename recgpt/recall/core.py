@@ -17,7 +17,7 @@ from recgpt.asking import Steps
 from recgpt.backends.asks import Recall, Search
 from recgpt.backends.base import InterestsOutput, Model, Tokens
 from recgpt.errors import BundleMismatchError
-from recgpt.recall.answers import Answer, answers_of, popular_answer, recalled_answers
+from recgpt.recall.answers import Answer, answers_of, candidates_of, popular_answer, recalled_answers
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.clock import Clock
 from recgpt.recall.encoding import EncodedRequest, batch_tokens, check_feasible, encode_request
@@ -143,15 +143,7 @@ class RecallCore:
             answers.update(zip(positions, found, strict=True))
             clock.lap("merge")
         timings = clock.timings()
-        return [
-            Candidates(
-                **answers[position],
-                cold_start=request.cold_start,
-                timings=timings,
-                num_unknown_filters=request.num_unknown_filters,
-            )
-            for position, request in enumerate(encoded)
-        ]
+        return [candidates_of(answers[position], request, timings) for position, request in enumerate(encoded)]
 
     def _encode(self, request: RecallRequest) -> EncodedRequest:
         encoded = encode_request(checked_request(request), self.catalogue, prompt_tuned=self.prompt_tuned)
@@ -199,7 +191,7 @@ class RecallCore:
         if any(_is_confined(request) for request in requests):
             return Layout.FUSED
         most = self._recalls.get(group.num_interests, 0)
-        k = max(sum(request.quotas) for request in requests)
+        k = max([request.k for request in requests])
         has_graph = group.merge == "quotas" and k <= most
         return self._layout.choose(
             self.index.num_items, len(requests), k, is_exact=self.index.is_exact, has_graph=has_graph
@@ -253,7 +245,7 @@ class _Group(NamedTuple):
     def of(cls, request: EncodedRequest) -> _Group:
         if request.cold_start.popular:
             return cls(0, 0, "")
-        depth = num_to_search(request.quotas, merge=request.merge) + len(request.excluded)
+        depth = num_to_search(request.k, merge=request.merge) + len(request.excluded)
         return cls(len(request.quotas), max(depth, _MIN_DEPTH).bit_length(), request.merge)
 
 
@@ -263,4 +255,4 @@ def _is_confined(request: EncodedRequest) -> bool:
 
 def _depth(requests: Iterable[EncodedRequest]) -> int:
     """How many items that are not excluded each step has to look up."""
-    return max([num_to_search(request.quotas, merge=request.merge) for request in requests])
+    return max([num_to_search(request.k, merge=request.merge) for request in requests])

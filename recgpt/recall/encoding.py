@@ -25,7 +25,8 @@ class EncodedRequest(NamedTuple):
         user_row: 0 = the shared user.
         item_rows: the n items of the whole history that the model knows, oldest first.
         segments: n of them, or none where all are behaviours.
-        quotas: as asked for, or the default.
+        k: how many items are asked for.
+        quotas: as asked for, or the default; they sum to k.
         merge: one of MERGES.
         excluded: distinct rows never to be returned, without those that nobody is ever returned.
         allowed: None, or the only rows that may be returned: (A,) int64, ascending, distinct, none excluded or deleted.
@@ -37,6 +38,7 @@ class EncodedRequest(NamedTuple):
     user_row: int
     item_rows: list[int]
     segments: Sequence[int]
+    k: int
     quotas: tuple[int, ...]
     merge: str
     excluded: frozenset[int]
@@ -69,6 +71,7 @@ def encode_request(request: RecallRequest, catalogue: Catalogue, *, prompt_tuned
         user_row,
         item_rows,
         segments,
+        request.k,
         tuple(request.quotas or default_quotas(request.k, prompt_tuned=prompt_tuned)),
         request.merge,
         excluded,
@@ -142,7 +145,7 @@ def batch_tokens(requests: Sequence[EncodedRequest], *, max_history: int) -> Tok
 
 def _check_shortfall(request: EncodedRequest, num_items: int) -> None:
     """ShortfallError unless a catalogue that can give ``num_items`` items has enough for the request."""
-    k, num_excluded = sum(request.quotas), len(request.excluded)
+    k, num_excluded = request.k, len(request.excluded)
     available = num_items - num_excluded if request.allowed is None else len(request.allowed)
     if k > available:
         reason = (

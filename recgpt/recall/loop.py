@@ -53,7 +53,8 @@ def search_in_loop(
     interests: list[Float32Array] = []
     found: list[tuple[Int64Array, Float32Array]] = []
     generated = np.zeros((len(tokens), 0), dtype=np.int64)
-    grown = tokens
+    # No graph generates anything here, so to none of them it matters what must not be.
+    grown = replace(tokens, excluded=tokens.excluded[:, :1])
     for step in range(num_interests):
         interests.append((yield from _interest(model, grown)))
         lap("interests")

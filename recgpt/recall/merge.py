@@ -9,7 +9,7 @@ what the steps found by the sum of the weighted parts, so an item that several s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,13 +60,12 @@ def default_quotas(k: int, *, prompt_tuned: bool) -> tuple[int, ...]:
     return (k - second, second) if prompt_tuned and k > 1 else (k,)
 
 
-def num_to_search(quotas: Sequence[int], *, merge: str = "quotas") -> int:
+def num_to_search(k: int, *, merge: str = "quotas") -> int:
     """How many items that are not excluded each step must look up so that k are surely found.
 
     By quotas, step j loses at most what the steps before it took; the last step has the most to skip. The fusions need
     their pool.
     """
-    k = sum(quotas)
     return k if merge == "quotas" else _pool_size(k)
 
 

@@ -79,7 +79,7 @@ def test_every_quota_is_met_by_the_best_new_items(case: Case) -> None:
 def test_the_search_depth_is_always_enough(case: Case) -> None:
     rows, scores, quotas, excluded = case
     full = merged("quotas", *found_by_index(rows, scores, excluded), quotas)
-    cut = merged("quotas", *found_by_index(rows, scores, excluded, num_to_search(quotas)), quotas)
+    cut = merged("quotas", *found_by_index(rows, scores, excluded, num_to_search(sum(quotas))), quotas)
     assert [part.tolist() for part in cut] == [part.tolist() for part in full]
 
 
@@ -186,7 +186,7 @@ def test_searching_deeper_than_needed_changes_nothing(merge: str, quotas: tuple[
     scores = np.sort(rng.normal(size=rows.shape).astype(np.float32))[:, ::-1]
     excluded = frozenset(rows[0, :30].tolist())
     full = merged(merge, *found_by_index(rows, scores, excluded), quotas)
-    cut = merged(merge, *found_by_index(rows, scores, excluded, num_to_search(quotas, merge=merge)), quotas)
+    cut = merged(merge, *found_by_index(rows, scores, excluded, num_to_search(sum(quotas), merge=merge)), quotas)
     assert [part.tolist() for part in cut] == [part.tolist() for part in full]
 
 
