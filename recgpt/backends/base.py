@@ -159,6 +159,10 @@ class RecallBackend(Backend, Protocol):
     def recalls(self) -> Mapping[int, int]:
         """The numbers of interests for which ``recall`` is available, and how many items it gives at most."""
 
+    @property
+    def scans(self) -> Mapping[int, int]:
+        """Those of them for which batches with lists up to some length cost less than a computation of all scores."""
+
     def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
         """The merged lists for quotas (B, J); ``excluded`` are neither generated nor recalled."""
 

@@ -55,6 +55,11 @@ class GraphBackend(ABC):
         """The numbers of interests for which ``recall`` is available, and how many items it gives at most."""
         return self._recalls
 
+    @property
+    def scans(self) -> Mapping[int, int]:
+        """The numbers of interests for which there is a graph that scans as well, and how many items it gives."""
+        return self._scans
+
     def prefill(self, tokens: Tokens) -> StepOutput:
         """See ``Backend.prefill``; RequestError if the tokens do not fit."""
         output: StepOutput = self._answer(Prefill(tokens))

@@ -66,6 +66,8 @@ class IdMap:
     def row(self, value: object) -> int:
         """Row of an id; 0 if it is unknown."""
         # The type comes first, since True and 1.0 would be found under the key 1.
+        if type(value) is int or type(value) is str:
+            return self._rows.get(value, UNKNOWN_ROW)
         if isinstance(value, bool) or not isinstance(value, int | str | np.integer):
             return UNKNOWN_ROW
         return self._rows.get(int(value) if isinstance(value, np.integer) else value, UNKNOWN_ROW)

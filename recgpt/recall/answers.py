@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import TypedDict
 
 import numpy as np
@@ -29,45 +29,45 @@ def answers_of(
     catalogue: Catalogue, merged: Merged, generated: Int64Array, degraded: Degraded | None = None
 ) -> list[Answer]:
     """B lists in ids, with the rows generated on the way (B, J - 1), and why they are less than asked."""
-    rows, bounds = merged.rows.tolist(), itertools.pairwise([0, *merged.ends.tolist()])
-    return [
-        _answer(catalogue, rows[start:end], merged.scores[start:end], merged.steps[start:end], between, degraded)
-        for between, (start, end) in zip(_ids_of_each(catalogue, generated), bounds, strict=True)
-    ]
+    spans = itertools.pairwise([0, *merged.ends.tolist()])
+    return _answers(catalogue, merged.rows, merged.scores, merged.steps, spans, generated, degraded)
 
 
 def recalled_answers(catalogue: Catalogue, output: RecallOutput, quotas: Int64Array) -> list[Answer]:
     """What a graph recalled for quotas (B, J)."""
     numbers = quotas.sum(axis=1).tolist()
-    rows, generated = output.rows[:, : max(numbers)].tolist(), _ids_of_each(catalogue, output.generated_rows)
-    lists = zip(rows, output.scores, output.steps, generated, numbers, strict=True)
-    return [
-        _answer(catalogue, its_rows[:number], scores[:number], steps[:number], between)
-        for its_rows, scores, steps, between, number in lists
-    ]
+    lists, width = output.first(max(numbers)), max(numbers)
+    spans = [(place * width, place * width + number) for place, number in enumerate(numbers)]
+    rows = lists.rows
+    if min(numbers) < width:
+        # No row stands behind a shorter list; any will do there, and there only.
+        rows = np.where(np.arange(width) < quotas.sum(axis=1, keepdims=True), rows, 1)
+    flat = (rows.ravel(), lists.scores.ravel(), lists.steps.ravel())
+    return _answers(catalogue, *flat, spans, output.generated_rows)
 
 
-def _ids_of_each(catalogue: Catalogue, rows: Int64Array) -> list[tuple[ItemId, ...]]:
-    """The ids of each request's rows (B, N); looked up together, which is cheaper where there are few of each."""
-    ids, width = catalogue.item_ids.ids_of(rows.ravel().tolist()), rows.shape[1]
-    return [ids[start : start + width] for start in range(0, len(ids), width)] if width else [()] * len(rows)
-
-
-def _answer(
+def _answers(
     catalogue: Catalogue,
-    rows: Sequence[int],
+    rows: Int64Array,
     scores: Float32Array,
     steps: Int64Array,
-    generated_ids: tuple[ItemId, ...],
+    spans: Iterable[tuple[int, int]],
+    generated: Int64Array,
     degraded: Degraded | None = None,
-) -> Answer:
-    return {
-        "item_ids": catalogue.item_ids.ids_of(rows),
-        "scores": scores,
-        "steps": steps,
-        "generated_ids": generated_ids,
-        "degraded": degraded,
-    }
+) -> list[Answer]:
+    """The answers of B requests, of arrays (M,) in which each has a span; ids looked up together, which is cheaper."""
+    ids, num_generated = catalogue.item_ids.ids_of(rows.tolist()), generated.shape[1]
+    between = catalogue.item_ids.ids_of(generated.ravel().tolist())
+    return [
+        {
+            "item_ids": ids[start:end],
+            "scores": scores[start:end],
+            "steps": steps[start:end],
+            "generated_ids": between[place * num_generated : (place + 1) * num_generated],
+            "degraded": degraded,
+        }
+        for place, (start, end) in enumerate(spans)
+    ]
 
 
 def candidates_of(answer: Answer, request: EncodedRequest, timings: Timings) -> Candidates:

@@ -5,6 +5,7 @@ requests -> rows -> interests (model) -> one batched search (item index) -> merg
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -70,6 +71,7 @@ class RecallCore:
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
         layout: who looks through the catalogue.
         recalls: the J for which the driver answers ``Recall``, and how many items it gives at most.
+        scans: those for which it does so by a scan where a batch has lists up to some length.
 
     Raises:
         BundleMismatchError: model, index and catalogue are of different sizes.
@@ -84,6 +86,7 @@ class RecallCore:
         prompt_tuned: bool,
         layout: Layout = Layout.FUSED,
         recalls: Mapping[int, int] = MappingProxyType({}),
+        scans: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         spec = model.spec
         expected = (spec.num_items, spec.hidden_size, spec.num_users)
@@ -102,6 +105,7 @@ class RecallCore:
         self._layout = layout
         # Such a graph knows neither items that were added after the export nor an index that misses some.
         self._recalls = recalls if index.is_exact and not catalogue.num_added else {}
+        self._scans = scans
 
     @property
     def index(self) -> ItemIndex:
@@ -126,7 +130,7 @@ class RecallCore:
             degrade: answer with less if a server fails, and say so in the answer.
         """
         clock = Clock()
-        encoded = [self._encode(request) for request in requests]
+        encoded = self._encoded(requests)
         groups: dict[_Group, list[int]] = defaultdict(list)
         for position, request in enumerate(encoded):
             groups[_Group.of(request)].append(position)
@@ -145,10 +149,13 @@ class RecallCore:
         timings = clock.timings()
         return [candidates_of(answers[position], request, timings) for position, request in enumerate(encoded)]
 
-    def _encode(self, request: RecallRequest) -> EncodedRequest:
-        encoded = encode_request(checked_request(request), self.catalogue, prompt_tuned=self.prompt_tuned)
-        window = self._model.spec.max_length
-        check_feasible(encoded, self.catalogue, num_items=self.index.num_items, window=window)
+    def _encoded(self, requests: Iterable[RecallRequest]) -> list[EncodedRequest]:
+        catalogue, num_items, window = self.catalogue, self.index.num_items, self._model.spec.max_length
+        encoded = []
+        for request in requests:
+            one = encode_request(checked_request(request), catalogue, prompt_tuned=self._prompt_tuned)
+            check_feasible(one, catalogue, num_items=num_items, window=window)
+            encoded.append(one)
         return encoded
 
     def _recall_group(
@@ -192,9 +199,13 @@ class RecallCore:
             return Layout.FUSED
         most = self._recalls.get(group.num_interests, 0)
         k = max([request.k for request in requests])
-        has_graph = group.merge == "quotas" and k <= most
         return self._layout.choose(
-            self.index.num_items, len(requests), k, is_exact=self.index.is_exact, has_graph=has_graph
+            self.index.num_items,
+            len(requests),
+            k,
+            is_exact=self.index.is_exact,
+            has_graph=group.merge == "quotas" and k <= most,
+            is_scanned=k <= self._scans.get(group.num_interests, 0),
         )
 
     def _excluded(self, requests: list[EncodedRequest], tokens: Tokens) -> Int64Array:
@@ -241,12 +252,19 @@ class _Group(NamedTuple):
     depth_bits: int
     merge: str
 
-    @classmethod
-    def of(cls, request: EncodedRequest) -> _Group:
-        if request.cold_start.popular:
-            return cls(0, 0, "")
-        depth = num_to_search(request.k, merge=request.merge) + len(request.excluded)
-        return cls(len(request.quotas), max(depth, _MIN_DEPTH).bit_length(), request.merge)
+    @staticmethod
+    def of(request: EncodedRequest) -> _Group:
+        num_interests = 0 if request.cold_start.popular else len(request.quotas)
+        return _group(num_interests, request.k, len(request.excluded), request.merge)
+
+
+@functools.lru_cache
+def _group(num_interests: int, k: int, num_excluded: int, merge: str) -> _Group:
+    """Few are asked for again and again; to look one up is cheaper."""
+    if not num_interests:
+        return _Group(0, 0, "")
+    depth = num_to_search(k, merge=merge) + num_excluded
+    return _Group(num_interests, max(depth, _MIN_DEPTH).bit_length(), merge)
 
 
 def _is_confined(request: EncodedRequest) -> bool:

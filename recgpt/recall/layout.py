@@ -27,7 +27,9 @@ class Layout(StrEnum):
         """Whether it is GRAPH for any request; arguments as of ``choose``."""
         return self is Layout.GRAPH or (self is Layout.AUTO and is_exact and num_items < GRAPH_BELOW)
 
-    def choose(self, num_items: int, batch: int, k: int, *, is_exact: bool, has_graph: bool) -> Layout:
+    def choose(
+        self, num_items: int, batch: int, k: int, *, is_exact: bool, has_graph: bool, is_scanned: bool = False
+    ) -> Layout:
         """The layout for a batch of so many requests.
 
         Args:
@@ -36,23 +38,25 @@ class Layout(StrEnum):
             k: items in the longest list that is asked for.
             is_exact: whether the index misses nothing; AUTO searches an approximate one always in the loop.
             has_graph: whether there is a graph that can answer these requests.
+            is_scanned: whether it scans the catalogue for lists of this length.
         """
         if self is Layout.GRAPH and not has_graph:
             return Layout.FUSED
         if self is not Layout.AUTO:
             return self
-        if has_graph and (batch <= GRAPH_UP_TO or k >= LONG_LIST) and self.may_use_graph(num_items, is_exact=is_exact):
+        is_fast = is_scanned or batch <= GRAPH_UP_TO or k >= LONG_LIST
+        if has_graph and is_fast and self.may_use_graph(num_items, is_exact=is_exact):
             return Layout.GRAPH
         least = min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
         return Layout.FUSED if is_exact and batch < least else Layout.INDEX
 
 
 GRAPH_UP_TO, LONG_LIST, GRAPH_BELOW = 64, 100, 30_000
-"""Over fewer items than the last, one graph is the fastest for so many requests with lists of ten, by the rows of
-peers.json, and for any number of them with lists as long as those of catalogue_growth.json. Over more items no such
-graph is even loaded, for each has copies of the item matrix of its own; there it is faster only for 32 requests and
-more, by up to a quarter, and over catalogues that are searched approximately unless told otherwise by up to two
-fifths."""
+"""Over fewer items than the last, one graph is the fastest where it scans; where it does not, for so many requests with
+lists of ten, by the rows of peers.json, and for any number of them with lists as long as those of
+catalogue_growth.json. Over more items no such graph is even loaded, for each has copies of the item matrix of its own;
+there it is faster only for 32 requests and more, by up to a quarter, and over catalogues that are searched
+approximately unless told otherwise by up to two fifths."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 32), (30_000, 1))
 """From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of

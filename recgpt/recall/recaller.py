@@ -43,8 +43,15 @@ class Recaller(RecallCore):
         layout: Layout = Layout.FUSED,
         in_graph: RecallBackend | None = None,
     ) -> None:
-        recalls = in_graph.recalls if in_graph is not None else {}
-        super().__init__(backend, index, catalogue, prompt_tuned=prompt_tuned, layout=layout, recalls=recalls)
+        super().__init__(
+            backend,
+            index,
+            catalogue,
+            prompt_tuned=prompt_tuned,
+            layout=layout,
+            recalls=in_graph.recalls if in_graph is not None else {},
+            scans=in_graph.scans if in_graph is not None else {},
+        )
         self._backend = backend
         self._in_graph = in_graph
 

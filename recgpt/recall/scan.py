@@ -42,8 +42,8 @@ _ROUNDING = 2.0**-22
 
 _MIN_ITEMS_PER_FOUND = 512
 
-# Blocks of a batch that are looked into: exact scores of all their items may be wanted at once.
-_MAX_BLOCKS = 4096
+# Items of a batch that are scored exactly at once: both vectors of each and their products are held in memory.
+_MAX_PAIRS = 1 << 16
 
 # Vectors that are rounded at once, so that a large catalogue needs no second copy of its matrix.
 _ROUNDED = 1 << 18
@@ -153,14 +153,8 @@ def scan(
     return Scanned(blocks, lowest, op.GreaterOrEqual(maxima, lowest))
 
 
-def blocks_in_doubt(op: Any, scanned: Scanned, *, num_blocks: int, most: int | None = None) -> tuple[Any, Any]:
+def blocks_in_doubt(op: Any, scanned: Scanned, *, num_blocks: int) -> tuple[Any, Any]:
     """Writes which columns are in doubt.
-
-    Args:
-        op: writes operators.
-        scanned: what a scan found.
-        num_blocks: N / BLOCK.
-        most: blocks that are looked into, the first ones; None for all that have a doubt.
 
     Returns:
         numbers: (M,) int64, ascending: query times ``num_blocks`` plus block, of each block that has a doubt.
@@ -168,7 +162,6 @@ def blocks_in_doubt(op: Any, scanned: Scanned, *, num_blocks: int, most: int | N
     """
     has_doubt = op.Reshape(scanned.has_doubt, _axis(op, -1))
     numbers = op.Compress(_count(op, has_doubt), has_doubt)
-    numbers = numbers if most is None else op.Slice(numbers, _axis(op, 0), op.constant([most], np.int64))
     scores = op.Gather(op.Reshape(scanned.blocks, op.constant([-1, BLOCK], np.int64)), numbers, axis=0)
     queries = op.Div(numbers, op.constant(num_blocks, np.int64))
     return numbers, op.GreaterOrEqual(scores, op.Gather(scanned.lowest, queries, axis=0))
@@ -189,13 +182,13 @@ def settle(
 
     Returns:
         columns (B, k) int64 and scores (B, k) float32, best first, the lower column first among equals; column 0 and
-        -inf behind the last that is not excluded; and a bool, whether that is so: not where so many blocks have a doubt
-        that not all were looked into.
+        -inf behind the last that is not excluded; and a bool, whether that is so: not where so many are in doubt that
+        not all were scored.
     """
-    numbers, in_doubt = blocks_in_doubt(op, scanned, num_blocks=num_blocks, most=_MAX_BLOCKS)
-    is_whole = op.Less(op.Size(numbers), op.constant(_MAX_BLOCKS, np.int64))
+    numbers, in_doubt = blocks_in_doubt(op, scanned, num_blocks=num_blocks)
     in_doubt = op.Reshape(in_doubt, _axis(op, -1))
-    places = op.Compress(_count(op, in_doubt), in_doubt)
+    all_places = op.Compress(_count(op, in_doubt), in_doubt)
+    places = op.Slice(all_places, _axis(op, 0), op.constant([_MAX_PAIRS], np.int64))
     # From a place among the blocks that have a doubt to one among all.
     shifts = op.Mul(op.Sub(numbers, _count(op, numbers)), op.constant(BLOCK, np.int64))
     shift = op.Gather(shifts, op.Div(places, op.constant(BLOCK, np.int64)), axis=0)
@@ -216,7 +209,8 @@ def settle(
     rows = op.Reshape(op.ScatterElements(nothing, places, scores, axis=0), op.Concat(batch, width, axis=0))
     best, places = op.TopK(rows, wanted, axis=1)
     found = op.Where(op.IsInf(best), number, op.Add(places, op.Unsqueeze(first, _axis(op, 1))))
-    return op.Gather(op.Concat(column, op.constant([0], np.int64), axis=0), found, axis=0), best, is_whole
+    columns = op.Gather(op.Concat(column, op.constant([0], np.int64), axis=0), found, axis=0)
+    return columns, best, op.LessOrEqual(op.Size(all_places), op.constant(_MAX_PAIRS, np.int64))
 
 
 def _length(op: Any, vectors: Any) -> Any:

@@ -130,7 +130,7 @@ def test_all_but_a_few_items_may_be_excluded(backend: Counting) -> None:
 def test_where_too_much_is_left_in_doubt_all_scores_are_computed(
     decoder: Decoder, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("recgpt.recall.scan._MAX_BLOCKS", 20)
+    monkeypatch.setattr("recgpt.recall.scan._MAX_PAIRS", 20)
     less = files | write(tmp_path, ScannedRecall(decoder, 2))
     with closing(Counting(less, model_spec(decoder), num_threads=1)) as backend:
         tokens, asked = histories(30), np.tile((K - 1, 1), (30, 1))

@@ -536,8 +536,16 @@ def test_an_unknown_layout_is_refused_with_the_known_ones() -> None:
 
 
 def test_auto_takes_what_was_measured_to_be_faster() -> None:
-    def chosen(num_items: int, batch: int, *, k: int = 10, is_exact: bool = True, has_graph: bool = True) -> Layout:
-        return Layout.AUTO.choose(num_items, batch, k, is_exact=is_exact, has_graph=has_graph)
+    def chosen(
+        num_items: int,
+        batch: int,
+        *,
+        k: int = 10,
+        is_exact: bool = True,
+        has_graph: bool = True,
+        is_scanned: bool = False,
+    ) -> Layout:
+        return Layout.AUTO.choose(num_items, batch, k, is_exact=is_exact, has_graph=has_graph, is_scanned=is_scanned)
 
     assert chosen(12_000, 1) is Layout.GRAPH
     assert chosen(12_000, 64) is Layout.GRAPH
@@ -546,6 +554,8 @@ def test_auto_takes_what_was_measured_to_be_faster() -> None:
     assert chosen(12_000, 31, has_graph=False) is Layout.FUSED
     assert chosen(12_000, 32, has_graph=False) is Layout.INDEX
     assert chosen(12_000, 256) is Layout.INDEX
+    assert chosen(12_000, 256, is_scanned=True) is Layout.GRAPH
+    assert chosen(100_000, 256, is_scanned=True) is Layout.INDEX
     assert chosen(12_000, 256, k=100) is Layout.GRAPH
     assert chosen(12_000, 256, k=100, has_graph=False) is Layout.INDEX
     assert chosen(100_000, 1) is Layout.INDEX

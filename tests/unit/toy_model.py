@@ -79,6 +79,7 @@ class ToyBackend:
     """The contract, one request at a time; the cache holds each token's summand."""
 
     recalls: Mapping[int, int] = {2: 6, 3: 30}
+    scans: Mapping[int, int] = {}
 
     def __init__(self, model: ToyModel, *, fused: Iterable[int]) -> None:
         self.model = model
