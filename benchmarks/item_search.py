@@ -45,7 +45,7 @@ class Plan:
 
     num_items: tuple[int, ...] = (12_101, 100_000, 200_000)
     num_queries: tuple[int, ...] = (1, 2, 4, 8, 64, 512)
-    num_rounds: tuple[int, ...] = (300, 300, 200, 200, 50, 15)
+    num_rounds: tuple[int, ...] = (300, 300, 200, 100, 20, 5)
     k: tuple[int, ...] = (10, 50, 100)
 
 
