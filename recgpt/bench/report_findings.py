@@ -33,7 +33,7 @@ def peers(result: Result) -> Iterator[str]:
     ours = default_rows(result)
     there = _peers_there(ours)
     bars = "; ".join(
-        f"at least as fast as {name} {_judged(ours, fact, 1)}, twice as fast {_judged(ours, fact, 2)}"
+        f"at least as fast as {name} {_judged(ours, fact, 1)}{_twice_below_the_floor(ours, fact)}"
         for name, fact in there.items()
         if name.startswith("RePlay")
     )
@@ -67,6 +67,13 @@ def _ratios_to_peers(ours: Sequence[Row]) -> str:
 def _judged(rows: Sequence[Row], fact: str, least: float) -> str:
     missed = [row.facts["batch"] for row in rows if float(row.facts[fact] or 0) < least]
     return f"missed at {listed(missed)}" if missed else "met"
+
+
+def _twice_below_the_floor(rows: Sequence[Row], fact: str) -> str:
+    below = [row for row in rows if float(row.facts.get("ratio_to_floor") or 1) < 1]
+    if not below:
+        return ""
+    return f", twice as fast where it takes less than the floor ({_facts(below, 'batch')}) {_judged(below, fact, 2)}"
 
 
 def interests_latency(result: Result) -> Iterator[str]:

@@ -12,10 +12,7 @@ from numpy.typing import DTypeLike
 from onnxscript import opset20
 from torch import Tensor, nn
 
-from recgpt.recall.scan import BLOCK, scan, settle
-
-ZERO = 64
-"""Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
+from recgpt.recall.scan import BLOCK, ZERO, Rounding, scan, settle
 
 
 @torch.library.custom_op("recgpt::scan_scores", mutates_args=())
@@ -85,7 +82,7 @@ def scan_leading(
         matrix: (D, N) int8, the same vectors and more columns, rounded by ``RoundedItems``.
         excluded: (B, E) int64 columns of the matrix, those that are no vectors among them.
         wanted: (1,) int64, 1 to ``number``, and at most N / ``BLOCK``.
-        step: see ``RoundedItems``, as of ``longest`` and ``lost``.
+        step: see ``Rounding``, as of ``longest`` and ``lost``.
         longest: see there.
         lost: see there.
         number: of the vectors that are returned.
@@ -164,9 +161,7 @@ def _scan_leading_onnx(
         matrix,
         excluded,
         wanted,
-        step=step,
-        longest=longest,
-        lost=lost,
+        Rounding(step, longest, lost),
         num_blocks=num_blocks,
         num_whole=num_blocks,
     )

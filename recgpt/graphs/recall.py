@@ -138,7 +138,7 @@ class ScannedRecall(Recall):
         vectors = decoder.item_matrix.detach().cpu().numpy().copy()
         vectors[PADDING_ROW] = 0  # is never found, and must not make the steps of the others coarse
         items = RoundedItems.of(vectors, -(-len(vectors) // BLOCK) * BLOCK)
-        self.bound = (items.step, items.longest, items.lost)
+        self.rounding = items.rounding
         self.register_buffer("matrix", torch.from_numpy(items.matrix), persistent=False)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
@@ -147,7 +147,9 @@ class ScannedRecall(Recall):
 
         def search(interest: Tensor, barred: Tensor, wanted: Tensor) -> _List:
             vectors = self.decoder.item_matrix
-            *found, is_whole = scan_leading(interest, vectors, self.matrix, barred, wanted, *self.bound, self.num_found)
+            *found, is_whole = scan_leading(
+                interest, vectors, self.matrix, barred, wanted, *self.rounding, self.num_found
+            )
             are_whole.append(is_whole)
             return tuple(found)
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from recgpt.graphs.modules import SCORE_BLOCK, no_item_columns
-from recgpt.graphs.operators import ZERO, scan_scores, take
+from recgpt.graphs.operators import scan_scores, take
 from recgpt.model.decoder import Decoder
+from recgpt.recall.scan import ZERO, RoundedItems
 
 NUM_CANDIDATES = 8
 _EXCLUDED = -(2**31)
@@ -28,14 +29,10 @@ class ScannedNextItem(nn.Module):
     def __init__(self, decoder: Decoder) -> None:
         super().__init__()
         self.decoder = decoder
-        num_rows = len(decoder.item_matrix)
-        self.num_blocks = -(-num_rows // SCORE_BLOCK)
+        self.num_blocks = -(-len(decoder.item_matrix) // SCORE_BLOCK)
         self.num_columns = self.num_blocks * SCORE_BLOCK
-        with torch.no_grad():
-            largest = decoder.item_matrix.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-            rounded = (decoder.item_matrix / largest * 127).round().to(torch.int8)
-            matrix = nn.functional.pad(rounded, (0, 0, 0, self.num_columns - num_rows)).T.contiguous()
-        self.register_buffer("matrix", matrix, persistent=False)
+        items = RoundedItems.of(decoder.item_matrix.detach().numpy(), self.num_columns)
+        self.register_buffer("matrix", torch.from_numpy(items.matrix), persistent=False)
         self.register_buffer("masked", no_item_columns(decoder, SCORE_BLOCK), persistent=False)
 
     def forward(self, interest: Tensor, excluded: Tensor) -> Tensor:

@@ -105,9 +105,7 @@ def _session(items: RoundedItems, num_whole: int, num_threads: int) -> Any:
         op.constant(items.matrix, np.int8),
         "excluded",
         "k",
-        step=items.step,
-        longest=items.longest,
-        lost=items.lost,
+        items.rounding,
         num_blocks=num_blocks,
         num_whole=num_whole,
     )

@@ -29,8 +29,8 @@ BLOCK = 64
 NEVER = -(2**30)
 """The score of what is excluded: below all products of bytes that fit, and so is a margin below the best of them."""
 
-# Queries use 7 bits around this zero: with 8, processors without VNNI instructions overflow.
-_ZERO = 64
+ZERO = 64
+"""Stands for 0 in a query. Queries use 7 bits: with 8, processors without VNNI instructions overflow."""
 
 _MAX_MARGIN = 2**29
 
@@ -40,6 +40,7 @@ _TINY = 2.0**-120
 # Float32 sums of D products are off by at most D of these, relative to |q| |x|; so are what the bound is made of.
 _ROUNDING = 2.0**-22
 
+# Lists of more than one item in so many: with their length grows what is in doubt, until a scan is the slower way.
 _MIN_ITEMS_PER_FOUND = 512
 
 # Items of a batch that are scored exactly at once: both vectors of each and their products are held in memory.
@@ -48,8 +49,22 @@ _MAX_PAIRS = 1 << 16
 # Vectors that are rounded at once, so that a large catalogue needs no second copy of its matrix.
 _ROUNDED = 1 << 18
 
-# element types of ONNX
-_UINT8, _INT32, _INT64 = 2, 6, 7
+# Element types of ONNX.
+_UINT8, _INT32 = 2, 6
+
+
+class Rounding(NamedTuple):
+    """What scores of rounded items can be off by.
+
+    Attributes:
+        step: a.
+        longest: max |a X|.
+        lost: max |r|, and what float32 loses besides in a score, relative to |q|.
+    """
+
+    step: float
+    longest: float
+    lost: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,15 +73,11 @@ class RoundedItems:
 
     Attributes:
         matrix: (D, N) int8, X; one column a vector, then zeros.
-        step: a.
-        longest: max |a X|.
-        lost: max |r|, and what float32 loses besides in a score, relative to |q|.
+        rounding: what was lost.
     """
 
     matrix: NDArray[np.int8]
-    step: float
-    longest: float
-    lost: float
+    rounding: Rounding
 
     @classmethod
     def of(cls, vectors: Float32Array, num_columns: int) -> RoundedItems:
@@ -82,7 +93,7 @@ class RoundedItems:
             kept = rounded * np.float32(step)
             longest, lost = max(longest, _longest(kept)), max(lost, _longest(part - kept))
             matrix[:, start : start + len(part)] = rounded.T
-        return cls(matrix, step, longest, lost + size * _ROUNDING * longest)
+        return cls(matrix, Rounding(step, longest, lost + size * _ROUNDING * longest))
 
 
 class Scanned(NamedTuple):
@@ -100,7 +111,7 @@ class Scanned(NamedTuple):
 
 
 def most_scanned(num_items: int) -> int:
-    """The longest list for which a scan of so many items is fast: of a longer one, more and more are in doubt."""
+    """The longest list for which graphs scan so many items; 0 for too few items."""
     return num_items // _MIN_ITEMS_PER_FOUND
 
 
@@ -110,10 +121,8 @@ def scan(
     matrix: Any,
     excluded: Any,
     wanted: Any,
+    rounding: Rounding,
     *,
-    step: float,
-    longest: float,
-    lost: float,
     num_blocks: int,
     num_whole: int,
 ) -> Scanned:
@@ -122,26 +131,24 @@ def scan(
     Args:
         op: writes operators.
         queries: (B, D) float32.
-        matrix: (D, N) int8, of ``RoundedItems``, as the three numbers.
+        matrix: (D, N) int8, of ``RoundedItems``.
         excluded: (B, E) int64 columns.
         wanted: (1,) int64, k, at most as many as there are blocks.
-        step: a.
-        longest: max |a X|.
-        lost: max |r|.
+        rounding: of the same.
         num_blocks: N / BLOCK.
         num_whole: of these, the first blocks, in which no column but excluded ones is no item.
     """
     largest = op.Max(op.ReduceMax(op.Abs(queries), _axis(op, 1), keepdims=1), _float(op, _TINY))
-    steps_in_one = op.Div(_float(op, _ZERO - 1), largest)
+    steps_in_one = op.Div(_float(op, ZERO - 1), largest)
     in_steps = op.Mul(queries, steps_in_one)
     rounded = op.Round(in_steps)
     # 2 e in units of a b
-    by_items = op.Mul(op.Mul(_length(op, queries), steps_in_one), _float(op, 2 * lost / step))
-    by_query = op.Mul(_length(op, op.Sub(in_steps, rounded)), _float(op, 2 * longest / step))
+    by_items = op.Mul(op.Mul(_length(op, queries), steps_in_one), _float(op, 2 * rounding.lost / rounding.step))
+    by_query = op.Mul(_length(op, op.Sub(in_steps, rounded)), _float(op, 2 * rounding.longest / rounding.step))
     margin = op.Ceil(op.Add(by_items, by_query))
     margin = op.Where(op.Less(margin, _float(op, _MAX_MARGIN)), margin, _float(op, _MAX_MARGIN))
-    whole_numbers = op.Cast(op.Add(rounded, _float(op, _ZERO)), to=_UINT8)
-    products = op.MatMulInteger(whole_numbers, matrix, op.constant(_ZERO, np.uint8))
+    whole_numbers = op.Cast(op.Add(rounded, _float(op, ZERO)), to=_UINT8)
+    products = op.MatMulInteger(whole_numbers, matrix, op.constant(ZERO, np.uint8))
     nevers = op.Expand(op.constant([NEVER], np.int32), op.Shape(excluded))
     scores = op.ScatterElements(products, excluded, nevers, axis=1)
     blocks = op.Reshape(scores, op.constant([-1, num_blocks, BLOCK], np.int64))

@@ -70,13 +70,13 @@ class ScanLeading(nn.Module):
     def __init__(self, vectors: np.ndarray) -> None:
         super().__init__()
         items = RoundedItems.of(vectors, NUM_COLUMNS)
-        self.bound = (items.step, items.longest, items.lost)
+        self.rounding = items.rounding
         self.register_buffer("vectors", torch.from_numpy(vectors))
         self.register_buffer("matrix", torch.from_numpy(items.matrix))
 
     def forward(self, queries: Tensor, excluded: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         found: tuple[Tensor, Tensor, Tensor] = scan_leading(
-            queries, self.vectors, self.matrix, excluded, wanted, *self.bound, NUMBER
+            queries, self.vectors, self.matrix, excluded, wanted, *self.rounding, NUMBER
         )
         return found
 
