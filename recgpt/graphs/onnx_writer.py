@@ -47,8 +47,8 @@ class Precision(StrEnum):
     Attributes:
         FLOAT32: all of it; every item is scored. For execution providers without integer products, as on GPUs.
         FLOAT16: as float32, but tables are stored in half precision, so files are half as large.
-        INT8: tables in float32 and the catalogue in 8 bits besides, through which the next item is looked for; the best
-            are then scored in float32.
+        INT8: tables in float32 and the catalogue in 8 bits besides, through which the next item is looked for, and
+            short lists for batches; the best are then scored in float32.
     """
 
     FLOAT32 = "float32"
