@@ -109,7 +109,7 @@ class RecallOutput:
     generated_rows: Int64Array
 
     def first(self, number: int) -> RecallOutput:
-        """The same with K = ``number``, or less if it is."""
+        """The same with K at most ``number``."""
         return RecallOutput(
             rows=self.rows[:, :number],
             scores=self.scores[:, :number],
@@ -161,7 +161,7 @@ class RecallBackend(Backend, Protocol):
 
     @property
     def scans(self) -> Mapping[int, int]:
-        """Those of them for which batches with lists up to some length cost less than a computation of all scores."""
+        """The numbers of interests for which batches are answered by a scan, and how long their lists may be for it."""
 
     def recall(self, tokens: Tokens, quotas: Int64Array) -> RecallOutput:
         """The merged lists for quotas (B, J); ``excluded`` are neither generated nor recalled."""

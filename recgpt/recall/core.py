@@ -71,7 +71,7 @@ class RecallCore:
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
         layout: who looks through the catalogue.
         recalls: the J for which the driver answers ``Recall``, and how many items it gives at most.
-        scans: those for which it does so by a scan where a batch has lists up to some length.
+        scans: the J for which it answers batches by a scan, and how long their lists may be for it.
 
     Raises:
         BundleMismatchError: model, index and catalogue are of different sizes.
