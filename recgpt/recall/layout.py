@@ -44,7 +44,8 @@ class Layout(StrEnum):
             return Layout.FUSED
         if self is not Layout.AUTO:
             return self
-        is_fast = is_scanned or batch <= GRAPH_UP_TO or k >= LONG_LIST
+        is_few = batch <= GRAPH_UP_TO or batch * num_items <= GRAPH_SCORES
+        is_fast = is_scanned or is_few or k >= LONG_LIST
         if has_graph and is_fast and self.may_use_graph(num_items, is_exact=is_exact):
             return Layout.GRAPH
         least = min((least for items, least in CROSSOVER if num_items >= items), default=batch + 1)
@@ -57,6 +58,10 @@ lists of ten, by the rows of peers.json, and for any number of them with lists a
 catalogue_growth.json. Over more items no such graph is even loaded, for each has copies of the item matrix of its own;
 there it is faster only for 32 requests and more, by up to a quarter, and over catalogues that are searched
 approximately unless told otherwise by up to two fifths."""
+
+GRAPH_SCORES = 768_000
+"""With no more scores a step than 64 requests have over 12,000 items, one graph is the faster way for any number of
+them: over the 1,000 items of ``make demo`` for 256, by the latency that it shows."""
 
 CROSSOVER: tuple[tuple[int, int], ...] = ((0, 32), (30_000, 1))
 """From so many items on, the loop is faster than a graph for what is fed back from so many requests on, by the rows of

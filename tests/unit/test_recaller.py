@@ -550,6 +550,8 @@ def test_auto_takes_what_was_measured_to_be_faster() -> None:
     assert chosen(12_000, 1) is Layout.GRAPH
     assert chosen(12_000, 64) is Layout.GRAPH
     assert chosen(12_000, 65) is Layout.INDEX
+    assert chosen(1_000, 256) is Layout.GRAPH
+    assert chosen(20_000, 64) is Layout.GRAPH
     assert chosen(12_000, 1, has_graph=False) is Layout.FUSED
     assert chosen(12_000, 31, has_graph=False) is Layout.FUSED
     assert chosen(12_000, 32, has_graph=False) is Layout.INDEX
