@@ -53,17 +53,9 @@ class Recall(nn.Module):
         self.block = _block_size(decoder.num_items + 1, self.num_found)
         self.register_buffer("no_items", no_item_columns(decoder, self.block), persistent=False)
 
-    def forward(
-        self,
-        user_ids: Tensor,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        lengths: Tensor,
-        excluded_ids: Tensor,
-        quotas: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Shapes as in ``recgpt.signature.recall_spec``."""
-        return self.recall(self._search, user_ids, input_ids, segment_ids, lengths, excluded_ids, quotas)
+        return self.recall(self._search, *inputs)
 
     def recall(
         self,
