@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recgpt.errors import RequestError
 from recgpt.types import Float32Array, Int64Array
+
+Number = TypeVar("Number", np.int64, np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +112,11 @@ class RecallOutput:
     generated_rows: Int64Array
 
     def first(self, number: int) -> RecallOutput:
-        """The same with K at most ``number``."""
+        """The same with K = ``number``."""
         return RecallOutput(
-            rows=self.rows[:, :number],
-            scores=self.scores[:, :number],
-            steps=self.steps[:, :number],
+            rows=_pad(self.rows, number)[:, :number],
+            scores=_pad(self.scores, number)[:, :number],
+            steps=_pad(self.steps, number)[:, :number],
             generated_rows=self.generated_rows,
         )
 
@@ -212,6 +215,6 @@ def highest(rows: Int64Array) -> int:
     return int(unsigned.item(unsigned.argmax())) if unsigned.size else 0
 
 
-def _pad(rows: Int64Array, width: int) -> Int64Array:
+def _pad(rows: NDArray[Number], width: int) -> NDArray[Number]:
     missing = width - rows.shape[1]
     return rows if missing <= 0 else np.pad(rows, ((0, 0), (0, missing)))

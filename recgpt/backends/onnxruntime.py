@@ -141,7 +141,7 @@ class OnnxRuntimeBackend(GraphBackend):
         run, cost = super()._recall, self._recall_costs[quotas.shape[1]]
         if len(tokens) < MIN_SCANNED:
             return run_in_parts(lambda part, places: run(part, quotas[places]), tokens, cost)
-        # Graphs that scan and those that do not give lists of different widths.
+        # Some parts may be scanned for and others not, and such graphs give lists of different widths.
         most = int(quotas.sum(axis=1).max())
         return run_in_parts(lambda part, places: run(part, quotas[places]).first(most), tokens, cost)
 

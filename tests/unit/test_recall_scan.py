@@ -13,6 +13,7 @@ import torch
 from recgpt.backends.base import Tokens
 from recgpt.backends.eager import EagerBackend, model_spec
 from recgpt.backends.graph_backend import MIN_SCANNED
+from recgpt.backends.lengths import RunCost
 from recgpt.backends.onnxruntime import OnnxRuntimeBackend
 from recgpt.config import ModelConfig
 from recgpt.graphs.modules import Decode, Prefill
@@ -30,7 +31,7 @@ K = most_scanned(NUM_ITEMS)
 def make_decoder() -> Decoder:
     """As vectors come out of a training: around some centres, and of unit length."""
     torch.manual_seed(0)
-    config = ModelConfig(max_length=8, hidden_size=32, num_heads=2, ffn_size=16)
+    config = ModelConfig(max_length=24, hidden_size=32, num_heads=2, ffn_size=16)
     decoder = Decoder(config, num_items=NUM_ITEMS, num_users=1).eval()
     centres = torch.randn(40, 32)[torch.randint(40, (NUM_ITEMS,))]
     with torch.no_grad():
@@ -111,6 +112,23 @@ def test_a_scan_finds_what_scores_of_all_items_find(
 def test_few_requests_and_long_lists_are_not_scanned_for(backend: Counting, batch: int, k: int) -> None:
     backend.recall(histories(batch), np.tile((k - 1, 1), (batch, 1)))
     assert names(backend) == {"recall_2"}
+
+
+def test_lists_of_a_batch_in_parts_may_be_short_in_one_and_long_in_the_other(
+    decoder: Decoder, backend: Counting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(backend._recall_costs, 2, RunCost(call_ns=0.0, token_ns=1.0))  # cut wherever it can be
+    generator, is_short = np.random.default_rng(0), np.arange(2 * MIN_SCANNED) < MIN_SCANNED
+    lengths = np.where(is_short, 3, 20)
+    rows = generator.integers(1, NUM_ITEMS + 1, (len(lengths), 20)) * (np.arange(20) < lengths[:, None])
+    none = np.zeros((len(lengths), 1), dtype=np.int64)
+    tokens = Tokens(user_rows=none[:, 0], item_rows=rows, segments=np.zeros_like(rows), lengths=lengths, excluded=none)
+    quotas = np.where(is_short[:, None], [[K - 1, 1]], [[60, 10]])
+    found = backend.recall(tokens, quotas)
+    assert names(backend) == {"recall_scan_2", "recall_2"}
+    expected = EagerBackend(decoder, fused=(), recalls=(2,)).recall(tokens, quotas)
+    np.testing.assert_array_equal(found.rows, expected.rows[:, :70])
+    np.testing.assert_array_equal(found.steps, expected.steps[:, :70])
 
 
 def test_all_but_a_few_items_may_be_excluded(backend: Counting) -> None:
