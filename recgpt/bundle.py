@@ -38,7 +38,7 @@ from recgpt.files import sha256
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index import ItemIndex, vectors_digest
 from recgpt.recall.index_ann import IndexKind, Neighbours
-from recgpt.signature import DECODE, MAX_RECALLED, PREFILL, interests_spec, recall_scan_spec, recall_spec
+from recgpt.signature import DECODE, MAX_RECALLED, PREFILL, GraphSpec, interests_spec, recall_scan_spec, recall_spec
 from recgpt.store_state import StoreState
 from recgpt.training_state import TrainingState
 from recgpt.types import ItemId, UserId
@@ -194,18 +194,19 @@ class Bundle:
 
     def graphs(self) -> dict[str, Path]:
         """The file of each graph of the model by its name in ``recgpt.signature``, checked."""
-        fused = (interests_spec(number).name for number in self.manifest.num_interests)
-        return {name: self._checked(self.manifest.graph_file(name)) for name in (PREFILL.name, DECODE.name, *fused)}
+        return self._graph_files(PREFILL, DECODE, *map(interests_spec, self.manifest.num_interests))
 
     def recall_graphs(self) -> dict[str, Path]:
         """The file of each graph that recalls by its name, checked; none in bundles of earlier versions."""
-        names = (recall_spec(number).name for number in self.manifest.recalls)
-        return {name: self._checked(self.manifest.graph_file(name)) for name in names}
+        return self._graph_files(*map(recall_spec, self.manifest.recalls))
 
     def recall_scan_graphs(self) -> dict[str, Path]:
-        """The same of the graphs that recall by a scan, which stand in for others in this process; for no server."""
-        names = (recall_scan_spec(number).name for number in self.manifest.recall_scans)
-        return {name: self._checked(self.manifest.graph_file(name)) for name in names}
+        """The same of the graphs that recall by a scan, which stand in for others in this process."""
+        return self._graph_files(*map(recall_scan_spec, self.manifest.recall_scans))
+
+    def served_graphs(self) -> dict[str, Path]:
+        """The file of each graph that a server has, checked: all but those that scan, which cannot answer alone."""
+        return self.graphs() | self.recall_graphs()
 
     def catalogue(self) -> Catalogue:
         """Ids and popularity, checked."""
@@ -276,6 +277,9 @@ class Bundle:
         """BundleCorruptError unless every file is the one that was exported."""
         for name in self.manifest.files:
             self._checked(name)
+
+    def _graph_files(self, *graphs: GraphSpec) -> dict[str, Path]:
+        return {graph.name: self._checked(self.manifest.graph_file(graph.name)) for graph in graphs}
 
     def _checked(self, name: str) -> Path:
         path, expected = self.path / name, self.manifest.files.get(name)

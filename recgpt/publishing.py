@@ -233,8 +233,7 @@ class Publisher:
 
 
 def _add(repository: Path, bundle: Bundle) -> None:
-    graphs = {**bundle.graphs(), **bundle.recall_graphs()}
-    add_version(repository, graphs, bundle.manifest.model_version, engine=EngineFiles.of(bundle))
+    add_version(repository, bundle.served_graphs(), bundle.manifest.model_version, engine=EngineFiles.of(bundle))
 
 
 def _kinds_served(bundle: Bundle, repository: Path) -> list[RecallBy]:

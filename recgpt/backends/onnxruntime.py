@@ -90,18 +90,13 @@ class OnnxRuntimeBackend(GraphBackend):
         chosen = self._chosen(providers)
         # Sessions do not keep it alive. Other devices have memory of their own.
         self._shared = self._share(item_matrix, options) if item_matrix is not None and chosen[0] == CPU else None
-        scans = {recall_scan_spec(number).name: number for number in recall_numbers(graphs)}
+        numbers = recall_numbers(graphs)
+        left_out = {recall_scan_spec(number).name for number in numbers} if chosen[0] != CPU else set()
         self._sessions = {
-            name: self._session(name, path, options, chosen)
-            for name, path in graphs.items()
-            if name not in scans or chosen[0] == CPU
+            name: self._session(name, path, options, chosen) for name, path in graphs.items() if name not in left_out
         }
-        self._recalls = {number: self._most_recalled(recall_spec(number)) for number in scans.values()}
-        self._scans = {
-            number: self._most_recalled(recall_scan_spec(number))
-            for name, number in scans.items()
-            if name in self._sessions
-        }
+        self._recalls = self._most_recalled({number: recall_spec(number) for number in numbers})
+        self._scans = self._most_recalled({number: recall_scan_spec(number) for number in numbers})
         if providers is not None:
             self._refuse_fallback(providers[0])
         self._costs = {
@@ -162,9 +157,12 @@ class OnnxRuntimeBackend(GraphBackend):
             ) from error
         return dict(zip(names, outputs, strict=True))
 
-    def _most_recalled(self, graph: GraphSpec) -> int:
-        """How many items a graph that recalls gives; it alone tells."""
-        return int(self._sessions[graph.name].get_outputs()[0].shape[1])
+    def _most_recalled(self, graphs: Mapping[int, GraphSpec]) -> dict[int, int]:
+        """How many items each of these graphs gives that was loaded; it alone tells."""
+        loaded = {
+            number: self._sessions[graph.name] for number, graph in graphs.items() if graph.name in self._sessions
+        }
+        return {number: int(session.get_outputs()[0].shape[1]) for number, session in loaded.items()}
 
     def _session(self, name: str, path: Path, options: Any, providers: Sequence[str]) -> Any:
         if not Path(path).is_file():

@@ -105,8 +105,7 @@ def serve_layouts(bundle: Bundle, *, num_interests: int) -> Iterator[TritonServe
         raise BundleError(f"{bundle.path} has no graph that recalls by {num_interests} quotas; export it again")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        graphs = {**bundle.graphs(), **bundle.recall_graphs()}
-        write_repository(folder / "models", graphs, bundle.manifest.model_version, engine=engine)
+        write_repository(folder / "models", bundle.served_graphs(), bundle.manifest.model_version, engine=engine)
         _write_empty(folder / "models", bundle.manifest.version)
         with TritonServer(folder / "models", log=folder / "tritonserver.log", ready_timeout_s=READY_S) as server:
             yield server

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -50,13 +49,7 @@ class IdMap:
     def rows(self, ids: Iterable[object]) -> Int64Array:
         """Rows of ids, int64, one each; 0 where an id is unknown, which one of the other type always is."""
         values = ids.tolist() if isinstance(ids, np.ndarray) else ids
-        rows: dict[Any, int] = self._rows
-        # Asking for the exact type is far cheaper than for all that counts as one.
-        listed = [
-            rows.get(value, UNKNOWN_ROW) if type(value) is int or type(value) is str else self.row(value)
-            for value in values
-        ]
-        return np.array(listed, dtype=np.int64)
+        return np.array([self.row(value) for value in values], dtype=np.int64)
 
     def row_list(self, ids: Iterable[ItemId]) -> list[int]:
         """As ``rows``, in a list, of ids that are ints and strs themselves: for a few by far the cheaper form."""
@@ -65,7 +58,7 @@ class IdMap:
 
     def row(self, value: object) -> int:
         """Row of an id; 0 if it is unknown."""
-        # The type comes first, since True and 1.0 would be found under the key 1.
+        # The type comes first, since True and 1.0 would be found under the key 1. Asking for the exact one is cheaper.
         if type(value) is int or type(value) is str:
             return self._rows.get(value, UNKNOWN_ROW)
         if isinstance(value, bool) or not isinstance(value, int | str | np.integer):

@@ -169,8 +169,7 @@ def export_bundle(
         write_manifest(folder, manifest)
         if model_repository is not None:
             made = Bundle.open(folder)
-            served = made.graphs() | made.recall_graphs()
-            add_version(model_repository, served, manifest.version, engine=EngineFiles.of(made))
+            add_version(model_repository, made.served_graphs(), manifest.version, engine=EngineFiles.of(made))
     return report
 
 

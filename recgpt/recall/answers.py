@@ -36,7 +36,8 @@ def answers_of(
 def recalled_answers(catalogue: Catalogue, output: RecallOutput, quotas: Int64Array) -> list[Answer]:
     """What a graph recalled for quotas (B, J)."""
     numbers = quotas.sum(axis=1).tolist()
-    lists, width = output.first(max(numbers)), max(numbers)
+    width = max(numbers)
+    lists = output.first(width)
     spans = [(place * width, place * width + number) for place, number in enumerate(numbers)]
     rows = lists.rows
     if min(numbers) < width:

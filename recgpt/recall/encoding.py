@@ -98,7 +98,7 @@ def _allowed_rows(
     """The rows of ``EncodedRequest.allowed``, and how many allowed ids are unknown."""
     if request.allowed is None:
         return None, 0
-    rows = np.unique(catalogue.item_ids.rows(request.allowed))
+    rows = np.unique(np.array(catalogue.item_ids.row_list(request.allowed), dtype=np.int64))
     num_known = int((rows != UNKNOWN_ROW).sum())
     barred = [UNKNOWN_ROW, *excluded, *catalogue.deleted]
     return rows[~np.isin(rows, barred)], len(request.allowed) - num_known
