@@ -226,6 +226,11 @@ class Bundle:
             deleted=frozenset(item_ids.rows(self.deleted).tolist()) - {UNKNOWN_ROW},
         )
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether its index misses nothing."""
+        return bool(self.manifest.index["kind"] == IndexKind.FLAT)
+
     def index(self, *, num_threads: int | None = None) -> ItemIndex:
         """The item index without the deleted items, checked, the model's vectors against its digest too.
 
@@ -249,7 +254,7 @@ class Bundle:
 
     def neighbours(self) -> Neighbours | None:
         """What names candidates of an approximate search, checked; None where the search is exact."""
-        if self.manifest.index["kind"] == IndexKind.FLAT:
+        if self.is_exact:
             return None
         return Neighbours.load(self._checked(NEIGHBOURS), effort=self.manifest.index["effort"])
 

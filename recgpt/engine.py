@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from recgpt.backends.onnxruntime import OnnxRuntimeBackend
+from recgpt.backends.onnxruntime import CPU, OnnxRuntimeBackend
 from recgpt.bundle import Bundle
 from recgpt.bundle_check import check_fingerprint, check_onnx
 from recgpt.live import LiveRecaller
-from recgpt.recall.layout import Layout, layout_of
+from recgpt.recall.index_ann import openmp_threads
+from recgpt.recall.layout import Layout, layout_of, least_share
 from recgpt.recall.recaller import Recaller
+from recgpt.recall.shares import Shares, check_num_threads
 
 
 class Engine(LiveRecaller):
@@ -37,7 +39,8 @@ class Engine(LiveRecaller):
 
         Args:
             bundle: folder that ``export/to_onnx.py`` wrote, or a store that ``recgpt bundle publish`` keeps.
-            num_threads: of one call, in model and index; None leaves it to ONNX Runtime and Faiss.
+            num_threads: of one call; None takes what ONNX Runtime and Faiss would. They share many requests out, or
+                work together inside runs and searches, by what was measured to be faster for the catalogue.
             providers: ONNX Runtime execution providers in order of preference; None takes CUDA if there, else CPU.
             follow_s: how often to look for a newer bundle in the store; None leaves it to ``reload``.
             layout: ``fused``, ``index`` or ``graph``, who looks through the catalogue; ``auto`` takes what was measured
@@ -46,31 +49,57 @@ class Engine(LiveRecaller):
         Raises:
             BundleError: the bundle is missing, damaged, or its parts do not belong together.
             DependencyError: ONNX Runtime or Faiss is not installed, or installed twice.
-            ConfigError: there is no such layout.
+            ConfigError: there is no such layout, or ``num_threads`` or ``providers`` cannot be had on this machine.
         """
         chosen = layout_of(layout)
+        check_num_threads(num_threads)
 
         def open_bundle(opened: Bundle) -> Recaller:
-            check_onnx(opened)
-            index, catalogue = opened.index(num_threads=num_threads), opened.catalogue()
-            uses_graph = chosen.may_use_graph(index.num_items, is_exact=index.is_exact)
-            recalls = opened.recall_graphs() | opened.recall_scan_graphs() if uses_graph else {}
-            backend = OnnxRuntimeBackend(
-                opened.graphs() | recalls,
-                opened.manifest.model,
-                num_threads=num_threads,
-                providers=providers,
-                item_matrix=opened.graph_matrix(index),
-            )
-            recaller = Recaller(
-                backend,
-                index,
-                catalogue,
-                prompt_tuned=opened.manifest.training.is_prompt_tuned,
-                layout=chosen,
-                in_graph=backend,
-            )
-            check_fingerprint(backend, catalogue, opened, who="ONNX Runtime")
-            return recaller
+            least = least_share(opened.catalogue().num_recallable, is_exact=opened.is_exact)
+            if least is None:
+                return open_recaller(opened, layout=chosen, num_threads=num_threads, providers=providers)
+            shares = Shares(num_threads or openmp_threads(), least)
+            return open_recaller(opened, layout=chosen, num_threads=1, providers=providers, shares=shares)
 
         return cls(bundle, open_bundle, follow_s=follow_s)
+
+
+def open_recaller(
+    bundle: Bundle,
+    *,
+    layout: Layout,
+    num_threads: int | None,
+    providers: Sequence[str] | None = None,
+    shares: Shares | None = None,
+) -> Recaller:
+    """Checks a bundle's files, and loads graphs and index; errors as of ``Engine.load``.
+
+    Args:
+        bundle: opened.
+        layout: who looks through the catalogue.
+        num_threads: inside each run and search; None leaves it to ONNX Runtime and Faiss.
+        providers: as of ``Engine.load``.
+        shares: shares calls out; only where graphs run on the CPU.
+    """
+    check_onnx(bundle)
+    index, catalogue = bundle.index(num_threads=num_threads), bundle.catalogue()
+    uses_graph = layout.may_use_graph(index.num_items, is_exact=index.is_exact)
+    recalls = bundle.recall_graphs() | bundle.recall_scan_graphs() if uses_graph else {}
+    backend = OnnxRuntimeBackend(
+        bundle.graphs() | recalls,
+        bundle.manifest.model,
+        num_threads=num_threads,
+        providers=providers,
+        item_matrix=bundle.graph_matrix(index),
+    )
+    recaller = Recaller(
+        backend,
+        index,
+        catalogue,
+        prompt_tuned=bundle.manifest.training.is_prompt_tuned,
+        layout=layout,
+        in_graph=backend,
+        shares=shares if backend.provider == CPU else None,
+    )
+    check_fingerprint(backend, catalogue, bundle, who="ONNX Runtime")
+    return recaller

@@ -113,7 +113,9 @@ class Degraded:
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """Where the time of one call went, in nanoseconds; the requests of one ``recall_many`` share it.
+    """Where the time of one call went, in nanoseconds; the requests of one ``recall_many`` have the same.
+
+    Where an engine shares a call out to threads: of that thread's part, its waiting for others included.
 
     Attributes:
         encode_ns: ids to rows, padding.

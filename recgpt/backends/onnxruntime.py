@@ -24,6 +24,7 @@ from recgpt.backends.tensors import (
 from recgpt.errors import BundleError, BundleMismatchError, ConfigError
 from recgpt.extras import require
 from recgpt.recall.onnx_bytes import release_bytes
+from recgpt.recall.shares import check_num_threads
 from recgpt.signature import (
     ITEM_MATRIX,
     PREFILL,
@@ -34,6 +35,7 @@ from recgpt.signature import (
     recall_scan_spec,
     recall_spec,
 )
+from recgpt.turns import outside
 from recgpt.types import Int64Array
 
 CPU = "CPUExecutionProvider"
@@ -78,8 +80,7 @@ class OnnxRuntimeBackend(GraphBackend):
         providers: Sequence[str] | None = None,
         item_matrix: NDArray[Any] | None = None,
     ) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise ConfigError(f"num_threads = {num_threads}: expected at least 1, or None")
+        check_num_threads(num_threads)
         super().__init__(spec, fused_numbers(graphs))
         self._ort = require("onnxruntime")
         # Its exceptions have no base class of their own; all of them are in this module.
@@ -149,7 +150,7 @@ class OnnxRuntimeBackend(GraphBackend):
             raise BundleError(f"{graph.name}: this backend was closed; load the bundle again")
         names = [tensor.name for tensor in graph.outputs]
         try:
-            outputs = session.run(names, feeds)
+            outputs = outside(session.run, names, feeds)
         except self._ort_errors as error:
             shapes = {name: array.shape for name, array in feeds.items()}
             raise BundleError(

@@ -72,6 +72,21 @@ APPROXIMATE_FROM = 500_000
 one thread, by the rows of batch 1 in the same file."""
 
 
+def least_share(num_items: int, *, is_exact: bool) -> int | None:
+    """How many requests a thread needs at least for a call to be shared out to threads, each with runs of its own.
+
+    None where several threads inside a run or a search are faster. Arguments as of ``Layout.choose``.
+    """
+    if not is_exact:
+        return 1
+    return LEAST_SHARE if num_items < GRAPH_BELOW else None
+
+
+LEAST_SHARE = 32
+"""Over catalogues that one graph looks through, two threads are faster than one from twice as many requests on, by the
+rows of call_threads.json; so they are from two requests on where each is searched for approximately."""
+
+
 def index_kind_for(num_items: int, size: int) -> IndexKind:
     """How to search so many items of width ``size`` unless told otherwise."""
     if num_items < APPROXIMATE_FROM:

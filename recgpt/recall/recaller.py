@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,8 @@ from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.core import RecallCore
 from recgpt.recall.index import ItemIndex
 from recgpt.recall.layout import Layout
+from recgpt.recall.shares import Shares
+from recgpt.turns import outside
 from recgpt.types import Candidates, ItemId, RecallRequest, UserId
 
 
@@ -28,6 +31,7 @@ class Recaller(RecallCore):
         prompt_tuned: whether the model went through stage 2; decides the default quotas.
         layout: who looks through the catalogue.
         in_graph: recalls in one graph where the layout says so; None where nothing can.
+        shares: shares many requests out to threads; None answers them all in the calling one.
 
     Raises:
         BundleMismatchError: backend, index and catalogue are of different sizes.
@@ -42,6 +46,7 @@ class Recaller(RecallCore):
         prompt_tuned: bool,
         layout: Layout = Layout.FUSED,
         in_graph: RecallBackend | None = None,
+        shares: Shares | None = None,
     ) -> None:
         super().__init__(
             backend,
@@ -54,6 +59,7 @@ class Recaller(RecallCore):
         )
         self._backend = backend
         self._in_graph = in_graph
+        self._shares = shares
 
     @property
     def backend(self) -> Backend:
@@ -101,7 +107,9 @@ class Recaller(RecallCore):
             QuotaError: more interests than the context window has room for.
             ServerError: the backend is a server and did not answer.
         """
-        return drive(self.steps(requests), self._answer_to)
+        if self._shares is None:
+            return drive(self.steps(requests), self._answer_to)
+        return self._shares.answer(list(requests), lambda share: drive(self.steps(share), self._answer_to))
 
     def close(self) -> None:
         """Lets go of the backend; calling it twice is harmless."""
@@ -117,7 +125,7 @@ class Recaller(RecallCore):
 
     def _answer_to(self, ask: Ask[Any]) -> Any:
         if isinstance(ask, Search):
-            return self.index.search(ask.queries, ask.k, ask.among, excluded=ask.excluded)
+            return outside(partial(self.index.search, excluded=ask.excluded), ask.queries, ask.k, ask.among)
         if isinstance(ask, Recall) and self._in_graph is not None:
             return self._in_graph.recall(ask.tokens, ask.quotas)
         return ask_backend(self.backend, ask)

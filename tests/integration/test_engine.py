@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,10 +13,11 @@ from tiny_model import Export, random_requests
 from recgpt.backends.eager import EagerBackend
 from recgpt.bundle import Bundle, write_manifest
 from recgpt.engine import Engine
-from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError
+from recgpt.errors import BundleCorruptError, BundleError, BundleMismatchError, ConfigError
 from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.fingerprint import fingerprint
 from recgpt.recall.index import ItemIndex
+from recgpt.recall.layout import LEAST_SHARE, Layout
 from recgpt.recall.recaller import Recaller
 from recgpt.types import Candidates, RecallRequest
 
@@ -54,6 +56,21 @@ def test_graphs_and_index_use_one_item_matrix(export: Export) -> None:
         matrix[3] = 7.0
         assert not np.allclose(fingerprint(engine.backend, engine.catalogue, request), before, atol=0.01)
         np.testing.assert_array_equal(engine.index.vectors()[2], matrix[3])
+
+
+@pytest.mark.parametrize("layout", Layout)
+def test_two_threads_share_a_call_out_and_recall_the_same(export: Export, engine: Engine, layout: Layout) -> None:
+    requests, before = random_requests(3 * LEAST_SHARE), set(threading.enumerate())
+    with Engine.load(export.bundle, num_threads=2, layout=layout) as shared:
+        found = shared.recall_many(requests)
+        assert any(thread.name.startswith("recgpt-share") for thread in set(threading.enumerate()) - before)
+    assert_same(found, engine.recall_many(requests))
+
+
+@pytest.mark.parametrize("num_threads", [0, -2])
+def test_a_wrong_number_of_threads_is_refused(export: Export, num_threads: int) -> None:
+    with pytest.raises(ConfigError, match="num_threads = .*: expected at least 1, or None"):
+        Engine.load(export.bundle, num_threads=num_threads)
 
 
 def test_the_engine_recalls_what_pytorch_recalls(engine: Engine, reference: Recaller) -> None:

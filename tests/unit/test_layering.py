@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "recgpt.asking",
         "recgpt.config",
         "recgpt.types",
+        "recgpt.turns",
         "recgpt.extras",
         "recgpt.files",
         "recgpt.training_state",
