@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+from recgpt.bench.call_threads import DEFAULT
 from recgpt.bench.growth import REFERENCE
 from recgpt.bench.growth_report import on_fewest_threads
 from recgpt.bench.interest_contenders import FUSED
 from recgpt.bench.peers_report import AGAINST, REPLAY_COMPILED, default_rows
+from recgpt.bench.report_sections import grouped
 from recgpt.bench.report_words import NOISE, is_faster, is_slower, listed, spread
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.searchers import FAISS, SCAN
@@ -135,6 +137,21 @@ def concurrency(result: Result) -> Iterator[str]:
     )
 
 
+def call_threads(result: Result) -> Iterator[str]:
+    """What the engine makes of several threads, by size of the catalogue."""
+    rows = [row for row in result.rows if row.name == DEFAULT]
+    by_size = grouped(rows, "num_items")
+    parts = [
+        f"{listed(float(row.facts['ratio_to_one'] or 0) for row in found)} over {num_items:,} items"
+        for num_items, found in by_size.items()
+    ]
+    batches = _facts(next(iter(by_size.values())), "batch")
+    yield (
+        f"With {rows[0].facts['num_threads']} threads a call the engine is this many times as fast as with one, at "
+        f"{batches} requests a call: {'; '.join(parts)}."
+    )
+
+
 def precision(result: Result) -> Iterator[str]:
     """What each of the other precisions saves beside float32: bytes, or time at which batches."""
     of = {kind: [row for row in result.rows if row.name == kind] for kind in Precision}
@@ -187,6 +204,7 @@ FINDINGS: Mapping[str, Finding] = {
     "catalogue_growth": growth,
     "catalogue_growth_10m": growth,
     "concurrency": concurrency,
+    "call_threads": call_threads,
     "precision": precision,
     "kv_cache": kv_cache,
     "serving_load": serving_load,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from recgpt.bench.call_threads import INSIDE, SHARED
 from recgpt.bench.contenders import ENGINE, IN_GRAPH, STEPWISE
 from recgpt.bench.growth import REFERENCE
 from recgpt.bench.growth_report import on_fewest_threads
@@ -40,6 +41,19 @@ def interests_latency(result: Result) -> Iterator[str]:
     if any(map(is_slower, ratios)):
         yield f"{INTERESTS_STEPWISE}, on a KV cache: {spread(ratios)} times as fast as the fused graph."
     yield from not_measured(result)
+
+
+def call_threads(result: Result) -> Iterator[str]:
+    """The way of several threads that the engine does not take."""
+    for name in (INSIDE, SHARED):
+        for num_items, rows in grouped((row for row in result.rows if row.name == name), "num_items").items():
+            ratios = {row.facts["batch"]: float(row.facts["ratio_to_one"] or 0) for row in rows}
+            slower = {batch: ratio for batch, ratio in ratios.items() if is_slower(ratio)}
+            if slower:
+                yield (
+                    f"{name}, over {num_items:,} items: {listed(slower.values())} times as fast as one thread, at "
+                    f"{listed(slower)} requests a call."
+                )
 
 
 def growth(result: Result) -> Iterator[str]:
@@ -135,6 +149,7 @@ LOSSES: Mapping[str, Finding] = {
     "catalogue_growth": growth,
     "catalogue_growth_10m": growth,
     "mixed_lengths": mixed_lengths,
+    "call_threads": call_threads,
     "kv_cache": kv_cache,
     "serving_load": serving_load,
 }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import geometric_mean
 
+from recgpt.bench.call_threads import ONE
 from recgpt.bench.mixed_lengths import PADDED, PARTS
 from recgpt.bench.plots import plot_recall_latency
 from recgpt.bench.report_plots import Panel, plot_bars, plot_lines
@@ -199,6 +200,24 @@ def concurrency(result: Result, folder: Path) -> Section:
     return Section(
         title=result.method["title"], result=result, plots=(target,), tables=(facts_table(result.rows), memory)
     )
+
+
+def call_threads(result: Result, folder: Path) -> Section:
+    """How many times as fast as one thread, by batch and size of the catalogue."""
+    target = folder / "call_threads.png"
+    panels = [
+        Panel(
+            title=f"{num_items:,} items",
+            series={
+                str(name): _ratios(found, "batch", "ratio_to_one")
+                for name, found in grouped((row for row in rows if row.name != ONE), None).items()
+            },
+        )
+        for num_items, rows in grouped(result.rows, "num_items").items()
+    ]
+    title = f"{result.method['title']}: {result.rows[0].facts['num_threads']} of them"
+    plot_lines(panels, target, title=title, xlabel="requests a call", ylabel="times as fast as one", is_log=False)
+    return Section(title=result.method["title"], result=result, plots=(target,), tables=(facts_table(result.rows),))
 
 
 def _with_one_floor(rows: Iterable[Row]) -> list[Row]:

@@ -152,6 +152,19 @@ def memory_rows(result: Result) -> list[list[str]]:
     ]
 
 
+def show_call_threads(result: Result, console: Console) -> None:
+    """One line a catalogue, batch and way."""
+    table = Table(title=result.method["title"], title_justify="left", title_style="bold", box=None)
+    for heading in ("items", "batch", "", "ms, p50 p90 p99", "requests/s", "to one", "same lists"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in result.rows:
+        facts = row.facts
+        numbers = (f"{facts['throughput']:,.0f}", _or_dash(facts["ratio_to_one"], ".2f"))
+        same = _or_dash(facts["identical_lists"], ".1%")
+        table.add_row(f"{facts['num_items']:,}", str(facts["batch"]), row.name, _three(row.latency_ms), *numbers, same)
+    print_whole(table, console)
+
+
 MEMORY_HEADING = ("resident MB after", "items", "graphs", *MEMORY)
 
 
