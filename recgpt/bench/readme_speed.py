@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from recgpt.bench.call_threads import DEFAULT
 from recgpt.bench.contenders import ENGINE
 from recgpt.bench.layouts import ENGINE as SERVED
 from recgpt.bench.peers_report import REPLAY_COMPILED, default_rows
 from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import significant
+from recgpt.recall.layout import LEAST_SHARE
 from recgpt.tables import markdown_table
 
 
@@ -32,32 +34,46 @@ def speedup(latency: Result) -> str:
     return f"The engine is {_and(ratios)} times as fast as PyTorch that recomputes, at {_and(batches)} requests a call"
 
 
-def peers_table(peers: Result, avx2: Result) -> str:
-    """How many times as fast as each peer, by batch; ``avx2``: the same on a processor that helps neither."""
-    rows = default_rows(peers)
+def peers_table(peers: Result, two_threads: Result, avx2: Result) -> str:
+    """How many times as fast as each peer, by batch.
+
+    Args:
+        peers: one thread for everyone.
+        two_threads: two of them.
+        avx2: one, on a processor that helps neither.
+    """
+    rows, both = default_rows(peers), default_rows(two_threads)
     same = [float(row.facts["identical_lists"] or 0) for row in peers.rows if row.name == REPLAY_COMPILED]
     alike = f"{100 * min(same):.0f} to {max(same):.0%}"
     commit = str(avx2.environment["commit"])[:7]
-    names = {
-        "RePlay's SASRec, compiled by OpenVINO, in float32": (rows, "ratio_to_replay_float32"),
-        f"the same in bfloat16, its default here: {alike} of its lists are its float32 model's": (
-            rows,
-            "ratio_to_replay",
-        ),
-        f"in float32 on a processor without AVX-512 and bfloat16, by the engine of commit {commit}": (
+    lines = (
+        ("RePlay's SASRec, compiled by OpenVINO, in float32", rows, "ratio_to_replay_float32"),
+        ("the same, two threads for each", both, "ratio_to_replay_float32"),
+        (f"in bfloat16, its default here: {alike} of its lists are its float32 model's", rows, "ratio_to_replay"),
+        ("the same, two threads for each", both, "ratio_to_replay"),
+        (
+            f"in float32 on a processor without AVX-512 and bfloat16, by the engine of commit {commit}",
             default_rows(avx2),
             "ratio_to_replay_float32",
         ),
-        "RecTools' SASRec": (rows, "ratio_to_rectools"),
-        "RecBole's SASRec": (rows, "ratio_to_recbole"),
-    }
+        ("RecTools' SASRec", rows, "ratio_to_rectools"),
+        ("RecBole's SASRec", rows, "ratio_to_recbole"),
+    )
     first, *others = (str(row.facts["batch"]) for row in rows)
     heading = ("times as fast as", f"{first} request a call", *others)
-    body = [
-        (name, *(significant(float(row.facts[fact] or 0)) for row in measured))
-        for name, (measured, fact) in names.items()
-    ]
+    body = [(name, *(significant(float(row.facts[fact] or 0)) for row in measured)) for name, measured, fact in lines]
     return markdown_table(heading, body)
+
+
+def shared_calls(threads: Result) -> str:
+    """What two threads bring to calls of many requests over the smallest catalogue."""
+    rows = [row for row in threads.rows if row.name == DEFAULT]
+    least = min(int(row.facts["num_items"] or 0) for row in rows)
+    shared = [
+        row for row in rows if row.facts["num_items"] == least and int(row.facts["batch"] or 0) >= 2 * LEAST_SHARE
+    ]
+    ratios = _and([significant(float(row.facts["ratio_to_one"] or 0)) for row in shared])
+    return f"{ratios} times as fast at {_and([str(row.facts['batch']) for row in shared])} requests a call"
 
 
 def served_rates(load: Result) -> str:

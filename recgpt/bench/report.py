@@ -39,6 +39,7 @@ GPU = "gpu"
 SECTIONS: Mapping[str, tuple[str, Render]] = {
     "recall_latency": ("benchmarks/recall_latency.py", recall_latency),
     "peers": ("benchmarks/peers.py", peers),
+    "peers_2_threads": ("benchmarks/peers.py --threads 2 --out benchmarks/results/peers_2_threads.json", peers),
     "peers_avx2": (
         "benchmarks/peers.py --out benchmarks/results/peers_avx2.json, on a processor without AVX-512 and bfloat16",
         peers,

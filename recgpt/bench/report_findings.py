@@ -33,15 +33,9 @@ def recall_latency(result: Result) -> Iterator[str]:
 def peers(result: Result) -> Iterator[str]:
     """What the engine does by default against each peer's fastest way, by batch, and which bars that meets."""
     ours = default_rows(result)
-    there = _peers_there(ours)
-    bars = "; ".join(
-        f"at least as fast as {name} {_judged(ours, fact, 1)}{_twice_below_the_floor(ours, fact)}"
-        for name, fact in there.items()
-        if name.startswith("RePlay")
-    )
     yield (
         f"Our two steps are this many times as fast as one step of others, at {_facts(ours, 'batch')} requests a call: "
-        f"{_ratios_to_peers(ours)}.{f' Bars: {bars}.' if bars else ''}"
+        f"{_ratios_to_peers(ours)}.{_bars(ours)}"
     )
     same = [float(row.facts["identical_lists"] or 0) for row in result.rows if row.name == REPLAY_COMPILED]
     if same:
@@ -49,6 +43,12 @@ def peers(result: Result) -> Iterator[str]:
             f"Of RePlay as it comes, which computes in bfloat16 where the processor can, {min(same):.0%} to "
             f"{max(same):.0%} of the lists are its float32 model's."
         )
+
+
+def peers_2_threads(result: Result) -> Iterator[str]:
+    """The same with both cores for everyone."""
+    ours = default_rows(result)
+    yield f"With two threads for everyone: {_ratios_to_peers(ours)}.{_bars(ours)}"
 
 
 def peers_avx2(result: Result) -> Iterator[str]:
@@ -64,6 +64,15 @@ def _peers_there(ours: Sequence[Row]) -> Mapping[str, str]:
 
 def _ratios_to_peers(ours: Sequence[Row]) -> str:
     return "; ".join(f"{name} {_facts(ours, fact)}" for name, fact in _peers_there(ours).items())
+
+
+def _bars(ours: Sequence[Row]) -> str:
+    bars = "; ".join(
+        f"at least as fast as {name} {_judged(ours, fact, 1)}{_twice_below_the_floor(ours, fact)}"
+        for name, fact in _peers_there(ours).items()
+        if name.startswith("RePlay")
+    )
+    return f" Bars: {bars}." if bars else ""
 
 
 def _judged(rows: Sequence[Row], fact: str, least: float) -> str:
@@ -198,6 +207,7 @@ def serving_load(result: Result) -> Iterator[str]:
 FINDINGS: Mapping[str, Finding] = {
     "recall_latency": recall_latency,
     "peers": peers,
+    "peers_2_threads": peers_2_threads,
     "peers_avx2": peers_avx2,
     "interests_latency": interests_latency,
     "item_search": item_search,

@@ -82,9 +82,10 @@ def least_share(num_items: int, *, is_exact: bool) -> int | None:
     return LEAST_SHARE if num_items < GRAPH_BELOW else None
 
 
-LEAST_SHARE = 32
-"""Over catalogues that one graph looks through, two threads are faster than one from twice as many requests on, by the
-rows of call_threads.json; so they are from two requests on where each is searched for approximately."""
+LEAST_SHARE = 16
+"""Over catalogues that one graph looks through, two threads with so many requests each are as fast as one or faster,
+with more requests faster, by the rows of call_threads.json; where items are searched for approximately, with one each.
+"""
 
 
 def index_kind_for(num_items: int, size: int) -> IndexKind:

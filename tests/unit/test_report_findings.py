@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from recgpt.bench import report_findings as findings
+from recgpt.bench import report_losses as losses
+from recgpt.bench.call_threads import DEFAULT, INSIDE, SHARED
 from recgpt.bench.results import Fact, Result, Row
 
 
@@ -44,6 +46,30 @@ def test_how_many_lists_of_replay_are_its_float32_models_is_told() -> None:
 def test_without_a_peer_there_is_no_bar() -> None:
     (said,) = findings.peers(result(peers_row(1, recbole=3.0)))
     assert said.endswith("at 1 requests a call: RecBole 3.00.")
+
+
+def test_with_two_threads_the_same_bars_are_told() -> None:
+    (said,) = findings.peers_2_threads(result(peers_row(256, replay_float32=2.5, replay=1.5, floor=0.4)))
+    assert said.startswith("With two threads for everyone: RePlay compiled in float32 2.50; RePlay as it comes 1.50. ")
+    assert said.endswith("twice as fast where it takes less than the floor (256) missed at 256.")
+
+
+def test_what_threads_bring_is_told_by_catalogue_and_what_they_cost_among_the_losses() -> None:
+    rows = [
+        row(name, num_items=num_items, batch=batch, num_threads=2, ratio_to_one=ratio)
+        for name, ratios in ((DEFAULT, (1.0, 1.5)), (INSIDE, (0.7, 1.2)), (SHARED, (1.0, 1.5)))
+        for num_items in (1000, 2000)
+        for batch, ratio in zip((1, 64), ratios, strict=True)
+    ]
+    (said,) = findings.call_threads(result(*rows))
+    assert said.startswith(
+        "With 2 threads a call the engine is this many times as fast as with one, at 1 / 64 requests"
+    )
+    assert said.endswith(": 1.00 / 1.50 over 1,000 items; 1.00 / 1.50 over 2,000 items.")
+    assert list(losses.call_threads(result(*rows))) == [
+        f"{INSIDE}, over {num_items} items: 0.70 times as fast as one thread, at 1 requests a call."
+        for num_items in ("1,000", "2,000")
+    ]
 
 
 def interests(ratio_to_floor: float, identical_lists: float) -> str:
