@@ -50,14 +50,15 @@ padded to the window, as its compiled model wants them; compiled by OpenVINO as 
 processor can, and in float32. RecTools: the PyTorch modules that its recommend runs, the item vectors kept and
 histories padded to the longest; and recommend itself, tables of pandas included. RecBole: full_sort_predict, histories
 padded to the longest. All begin with lists of numbers and end with lists of numbers; a peer takes its own times, so
-that pipes do not count. Stages: encode, model (interests; a peer's hold the scores of all items, of RecTools' recommend
-the whole call), search, merge (ids). ratio_to_eager: the median of our eager PyTorch over the row's; of each peer
-likewise, by the fastest of its ways; ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as
-ratio_to_replay, but without what makes tensors of lists on both sides. floor: one product [B,D]x[D,V] and the 10 best
-items of 2 B random queries, each by the library that was fastest with as many in five trials (Faiss flat, numpy,
-PyTorch, ONNX Runtime), in float32; ratio_to_floor: the row's median over the floor's, which graphs and index that look
-through 8 bits may fall short of. identical_lists: share of requests with the items and the order of the same model in
-PyTorch in float32, which is our eager row or the peer's.
+that pipes do not count. On both sides what was loaded is kept out of the collection of garbage (gc.freeze). Stages:
+encode, model (interests; a peer's hold the scores of all items, of RecTools' recommend the whole call), search, merge
+(ids). ratio_to_eager: the median of our eager PyTorch over the row's; of each peer likewise, by the fastest of its
+ways; ratio_to_replay_float32: by the fastest in float32; ratio_after_encode: as ratio_to_replay, but without what makes
+tensors of lists on both sides. floor: one product [B,D]x[D,V] and the 10 best items of 2 B random queries, each by the
+library that was fastest with as many in five trials (Faiss flat, numpy, PyTorch, ONNX Runtime), in float32;
+ratio_to_floor: the row's median over the floor's, which graphs and index that look through 8 bits may fall short of.
+identical_lists: share of requests with the items and the order of the same model in PyTorch in float32, which is our
+eager row or the peer's.
 """
 
 
