@@ -16,7 +16,7 @@ from recgpt.recall.index import ItemIndex
 from recgpt.recall.layout import Layout
 from recgpt.recall.shares import Shares
 from recgpt.turns import outside
-from recgpt.types import Candidates, ItemId, RecallRequest, UserId
+from recgpt.types import Candidates, ItemId, RecallRequest, UserId, checked_request
 
 
 class Recaller(RecallCore):
@@ -109,7 +109,11 @@ class Recaller(RecallCore):
         """
         if self._shares is None:
             return drive(self.steps(requests), self._answer_to)
-        return self._shares.answer(list(requests), lambda share: drive(self.steps(share), self._answer_to))
+        return self._shares.answer(
+            list(requests),
+            lambda share: drive(self.steps(share), self._answer_to),
+            weight=lambda request: len(checked_request(request).history),
+        )
 
     def close(self) -> None:
         """Lets go of the backend; calling it twice is harmless."""

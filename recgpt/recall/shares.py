@@ -6,9 +6,11 @@ nothing of another one but its turn in Python.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar, cast
+from concurrent.futures import Future, ThreadPoolExecutor
+from operator import itemgetter
+from typing import TypeVar
 
 from recgpt.errors import ConfigError
 from recgpt.turns import Turn
@@ -32,27 +34,43 @@ class Shares:
         self._least = least
         self._others = ThreadPoolExecutor(max(1, num_threads - 1), thread_name_prefix="recgpt-share")
 
-    def answer(self, requests: Sequence[Request], answer: Callable[[Sequence[Request]], list[Answer]]) -> list[Answer]:
-        """What ``answer`` gives for all requests, in their order; what it raises for any share."""
+    def answer(
+        self,
+        requests: Sequence[Request],
+        answer: Callable[[Sequence[Request]], list[Answer]],
+        weight: Callable[[Request], int],
+    ) -> list[Answer]:
+        """What ``answer`` gives for all requests, in their order; what it raises for any share.
+
+        Args:
+            requests: of one call.
+            answer: answers some of them.
+            weight: what a request's work grows with. Those of like weight are in one share; the calling thread, which
+                has the first turn, takes the heaviest.
+        """
         number = min(self._num_threads, len(requests) // self._least)
         if number < 2:
             return answer(requests)
+        places = sorted(range(len(requests)), key=lambda place: weight(requests[place]), reverse=True)
+        ends = [len(places) * share // number for share in range(number + 1)]
+        first, *further = ([requests[place] for place in places[start:end]] for start, end in itertools.pairwise(ends))
         turn = Turn()
 
-        def answer_share(first: int) -> list[Answer]:
+        def answer_share(share: Sequence[Request]) -> list[Answer]:
             with turn:
-                return answer(requests[first::number])
+                return answer(share)
 
-        others = [self._others.submit(answer_share, first) for first in range(1, number)]
-        answers = cast(list[Answer], [None] * len(requests))
+        others: list[Future[list[Answer]]] = []
         try:
-            answers[::number] = answer_share(0)
-            for first, other in enumerate(others, start=1):
-                answers[first::number] = answer_share(first) if other.cancel() else other.result()
+            with turn:
+                others += [self._others.submit(answer_share, share) for share in further]
+                found = answer(first)
+            for share, other in zip(further, others, strict=True):
+                found += answer_share(share) if other.cancel() else other.result()
         finally:
             for other in others:
                 other.cancel()
-        return answers
+        return [one for _, one in sorted(zip(places, found, strict=True), key=itemgetter(0))]
 
 
 def check_num_threads(num_threads: int | None) -> None:

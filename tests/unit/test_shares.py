@@ -16,6 +16,10 @@ from recgpt.types import RecallRequest
 TIMEOUT_S = 30
 
 
+def alike(request: object) -> int:
+    return 0
+
+
 class Doubler:
     """Doubles numbers, and keeps which thread was given which."""
 
@@ -32,7 +36,7 @@ class Doubler:
 @pytest.mark.parametrize("number", [0, 1, 3, 4, 8, 13, 100])
 def test_all_answers_are_in_the_order_of_the_requests(num_threads: int, least: int, number: int) -> None:
     shares, double = Shares(num_threads, least), Doubler()
-    assert shares.answer(range(number), double) == [2 * n for n in range(number)]
+    assert shares.answer(range(number), double, alike) == [2 * n for n in range(number)]
     expected = max(1, min(num_threads, number // least))
     assert len(double.given) == expected
     assert expected == 1 or min(len(share) for _, share in double.given) >= least
@@ -40,7 +44,7 @@ def test_all_answers_are_in_the_order_of_the_requests(num_threads: int, least: i
 
 def test_threads_end_with_the_shares() -> None:
     shares = Shares(3, 1)
-    shares.answer(range(30), Doubler())
+    shares.answer(range(30), Doubler(), alike)
     workers = [thread for thread in threading.enumerate() if thread.name.startswith("recgpt-share")]
     assert workers
     del shares
@@ -49,9 +53,17 @@ def test_threads_end_with_the_shares() -> None:
         assert not worker.is_alive()
 
 
+def test_the_calling_thread_takes_the_heaviest_and_like_ones_are_together() -> None:
+    double = Doubler()
+    found = Shares(3, 2).answer([5, 1, 9, 3, 7, 1, 8, 2, 6], double, weight=int)
+    assert found == [10, 2, 18, 6, 14, 2, 16, 4, 12]
+    assert double.given[0] == (threading.current_thread().name, [9, 8, 7])
+    assert sorted(sorted(share) for _, share in double.given) == [[1, 1, 2], [3, 5, 6], [7, 8, 9]]
+
+
 def test_few_requests_stay_in_the_calling_thread() -> None:
     shares, double = Shares(4, 8), Doubler()
-    shares.answer(range(15), double)
+    shares.answer(range(15), double, alike)
     assert double.given == [(threading.current_thread().name, list(range(15)))]
 
 
@@ -62,7 +74,7 @@ def test_shares_are_answered_side_by_side() -> None:
         outside(meeting.wait, TIMEOUT_S)
         return list(numbers)
 
-    assert Shares(3, 2).answer(range(9), meet) == list(range(9))
+    assert Shares(3, 2).answer(range(9), meet, alike) == list(range(9))
 
 
 def test_one_share_at_a_time_is_in_python() -> None:
@@ -78,7 +90,7 @@ def test_one_share_at_a_time_is_in_python() -> None:
         outside(entered.wait, TIMEOUT_S)  # all four were here
         return list(numbers)
 
-    Shares(4, 1).answer(range(8), work)
+    Shares(4, 1).answer(range(8), work, alike)
     assert most[0] == 1
 
 
@@ -91,11 +103,11 @@ def test_what_no_other_thread_is_free_for_is_done_by_the_calling_one() -> None:
             outside(is_done.wait, TIMEOUT_S)
         return list(numbers)
 
-    first = threading.Thread(target=shares.answer, args=(range(4), hold))
+    first = threading.Thread(target=shares.answer, args=(range(4), hold, alike))
     first.start()
     assert is_busy.wait(TIMEOUT_S)
     double = Doubler()
-    assert shares.answer(range(4), double) == [0, 2, 4, 6]
+    assert shares.answer(range(4), double, alike) == [0, 2, 4, 6]
     assert {name for name, _ in double.given} == {threading.current_thread().name}
     is_done.set()
     first.join(TIMEOUT_S)
@@ -112,8 +124,8 @@ def test_an_error_in_any_share_is_the_call_s_and_the_next_call_is_answered(bad: 
         return list(numbers)
 
     with pytest.raises(ValueError, match=f"not {bad}"):
-        shares.answer(range(6), refuse)
-    assert shares.answer(range(6), Doubler()) == [0, 2, 4, 6, 8, 10]
+        shares.answer(range(6), refuse, alike)
+    assert shares.answer(range(6), Doubler(), alike) == [0, 2, 4, 6, 8, 10]
 
 
 def test_a_turn_is_given_back_after_an_error_outside() -> None:
