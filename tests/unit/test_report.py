@@ -10,7 +10,7 @@ import pytest
 from recgpt.bench.precision_report import QUALITY, precision
 from recgpt.bench.quality_report import read_ensembles, read_reports
 from recgpt.bench.quality_tables import own_reports, summary_table
-from recgpt.bench.readme_speed import peers_table, served_rates, speed_table, speedup
+from recgpt.bench.readme_speed import peers_table, served_rates, shared_calls, speed_table, speedup
 from recgpt.bench.report import SECTIONS, write_report
 from recgpt.bench.results import Result, Row
 from recgpt.errors import DataError
@@ -164,10 +164,21 @@ def test_readme_has_the_quality_that_was_measured():
 
 def test_readme_has_the_speed_that_was_measured():
     readme = (ROOT / "README.md").read_text()
-    names = ("recall_latency", "concurrency", "peers", "peers_avx2", "serving_load")
-    latency, concurrency, peers, avx2, load = (Result.load(COMMITTED / f"{name}.json") for name in names)
+    names = (
+        "recall_latency",
+        "concurrency",
+        "peers",
+        "peers_2_threads",
+        "peers_avx2",
+        "call_threads",
+        "serving_load",
+    )
+    latency, concurrency, peers, two_threads, avx2, threads, load = (
+        Result.load(COMMITTED / f"{name}.json") for name in names
+    )
     assert speed_table(latency, concurrency) in readme
-    assert peers_table(peers, avx2) in readme
+    assert peers_table(peers, two_threads, avx2) in readme
     sentences = " ".join(readme.split())
     assert speedup(latency) in sentences
+    assert shared_calls(threads) in sentences
     assert served_rates(load) in sentences
