@@ -16,12 +16,12 @@ from rich.console import Console
 from recgpt.bench.call_threads import cases, open_ways, rows
 from recgpt.bench.contenders import draw_batches
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.generated import bundle_folder, generated_bundle
+from recgpt.bench.generated import exported_sizes, generated_bundle
 from recgpt.bench.load import lists_alone
 from recgpt.bench.results import Result, Row
 from recgpt.bench.tables import show_call_threads
 from recgpt.bench.timing import interleave
-from recgpt.bundle import MANIFEST, Bundle
+from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 
 QUOTAS = (9, 1)
@@ -38,7 +38,7 @@ one thread gives when each is asked alone.
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """How much is measured; one entry of ``num_rounds`` a batch size, fewer for the largest catalogue."""
+    """How much is measured; one entry of ``num_rounds`` a batch size."""
 
     num_items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     batch_sizes: tuple[int, ...] = (1, 8, 32, 64, 256)
@@ -64,10 +64,7 @@ def call_threads(
 ) -> None:
     """Measures what several threads bring to one call."""
     console, environment, plan = Console(), describe_environment(), QUICK if quick else Plan()
-    sizes = plan.num_items
-    if quick:
-        # The largest take minutes to export; one has to be there, or made.
-        sizes = tuple(size for size in sizes if (bundle_folder(size, cache) / MANIFEST).is_file()) or sizes[:1]
+    sizes = exported_sizes(plan.num_items, cache) if quick else plan.num_items
     found: list[Row] = []
     for size in sizes if bundle is None else (0,):
         opened = Bundle.open(bundle) if bundle is not None else generated_bundle(size, cache, say=console.print)

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from recgpt.bench.async_layouts import open_async_layouts
 from recgpt.bench.environment import describe_environment
-from recgpt.bench.generated import NUM_INTERESTS, bundle_folder, generated_bundle
+from recgpt.bench.generated import NUM_INTERESTS, exported_sizes, generated_bundle
 from recgpt.bench.layouts import (
     CLIENT_INDEX,
     EMPTY_PYTHON,
@@ -38,7 +38,7 @@ from recgpt.bench.load_run import Effort, LayoutLoad, generator_alone
 from recgpt.bench.results import Fact, Result, Row
 from recgpt.bench.sessions import click_requests
 from recgpt.bench.timing import Sample, interleave
-from recgpt.bundle import MANIFEST, Bundle
+from recgpt.bundle import Bundle
 from recgpt.cli import run_script
 from recgpt.serving.server import TritonServer
 
@@ -112,8 +112,7 @@ def serving_load(
     console, environment, plan = Console(), describe_environment(), QUICK if quick else Plan()
     sizes = tuple(items) if items else plan.num_items
     if quick and not items:
-        # The largest take minutes to export; one has to be there, or made.
-        sizes = tuple(size for size in sizes if (bundle_folder(size, cache) / MANIFEST).is_file()) or sizes[:1]
+        sizes = tuple(exported_sizes(sizes, cache))
     rows: list[Row] = []
     highest: list[dict[str, Fact]] = []
     for size in sizes if bundle is None else (None,):

@@ -10,6 +10,7 @@ from recgpt.backends.onnxruntime import CPU, OnnxRuntimeBackend
 from recgpt.bundle import Bundle
 from recgpt.bundle_check import check_fingerprint, check_onnx
 from recgpt.live import LiveRecaller
+from recgpt.recall.catalogue import Catalogue
 from recgpt.recall.index_ann import openmp_threads
 from recgpt.recall.layout import Layout, layout_of, least_share
 from recgpt.recall.recaller import Recaller
@@ -55,17 +56,19 @@ class Engine(LiveRecaller):
         check_num_threads(num_threads)
 
         def open_bundle(opened: Bundle) -> Recaller:
-            least = least_share(opened.catalogue().num_recallable, is_exact=opened.is_exact)
+            catalogue = opened.catalogue()
+            least = least_share(catalogue.num_recallable, is_exact=opened.is_exact)
             if least is None:
-                return open_recaller(opened, layout=chosen, num_threads=num_threads, providers=providers)
+                return open_recaller(opened, catalogue, layout=chosen, num_threads=num_threads, providers=providers)
             shares = Shares(num_threads or openmp_threads(), least)
-            return open_recaller(opened, layout=chosen, num_threads=1, providers=providers, shares=shares)
+            return open_recaller(opened, catalogue, layout=chosen, num_threads=1, providers=providers, shares=shares)
 
         return cls(bundle, open_bundle, follow_s=follow_s)
 
 
 def open_recaller(
     bundle: Bundle,
+    catalogue: Catalogue,
     *,
     layout: Layout,
     num_threads: int | None,
@@ -76,13 +79,14 @@ def open_recaller(
 
     Args:
         bundle: opened.
+        catalogue: what the bundle gave; reading it again would hash its files again.
         layout: who looks through the catalogue.
         num_threads: inside each run and search; None leaves it to ONNX Runtime and Faiss.
         providers: as of ``Engine.load``.
         shares: shares calls out; only where graphs run on the CPU.
     """
     check_onnx(bundle)
-    index, catalogue = bundle.index(num_threads=num_threads), bundle.catalogue()
+    index = bundle.index(num_threads=num_threads)
     uses_graph = layout.may_use_graph(index.num_items, is_exact=index.is_exact)
     recalls = bundle.recall_graphs() | bundle.recall_scan_graphs() if uses_graph else {}
     backend = OnnxRuntimeBackend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -30,12 +31,11 @@ Ways = Mapping[str, Recalls]
 @contextmanager
 def open_ways(bundle: Bundle, num_threads: int) -> Iterator[Ways]:
     """Opens one recaller a way, all of them with the default layout."""
+    opened = partial(open_recaller, bundle, bundle.catalogue(), layout=Layout.AUTO)
     with ExitStack() as stack:
-        one = stack.enter_context(open_recaller(bundle, layout=Layout.AUTO, num_threads=1))
-        inside = stack.enter_context(open_recaller(bundle, layout=Layout.AUTO, num_threads=num_threads))
-        shared = stack.enter_context(
-            open_recaller(bundle, layout=Layout.AUTO, num_threads=1, shares=Shares(num_threads, least=1))
-        )
+        one = stack.enter_context(opened(num_threads=1))
+        inside = stack.enter_context(opened(num_threads=num_threads))
+        shared = stack.enter_context(opened(num_threads=1, shares=Shares(num_threads, least=1)))
         default = stack.enter_context(Engine.load(bundle.path, num_threads=num_threads))
         yield {ONE: one, INSIDE: inside, SHARED: shared, DEFAULT: default}
 

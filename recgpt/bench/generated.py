@@ -67,6 +67,11 @@ def bundle_folder(num_items: int, cache: Path) -> Path:
     return cache / f"{num_items}-{described.hexdigest()[:12]}"
 
 
+def exported_sizes(sizes: Sequence[int], cache: Path) -> Sequence[int]:
+    """The sizes that ``generated_bundle`` has made, since the largest take minutes; the first if there is none."""
+    return [size for size in sizes if (bundle_folder(size, cache) / MANIFEST).is_file()] or sizes[:1]
+
+
 def export_decoder(decoder: Decoder, folder: Path, *, num_interests: Sequence[int]) -> Bundle:
     """Writes a bundle around a decoder of one user; ids are rows, histories random.
 
